@@ -1,0 +1,147 @@
+"""What all configs share: a teacher's, a student's and a chain's defaults, and the arguments after the colon.
+
+A config is a delta on these, with the header of a lab book: what it is, the command, hardware and time, the numbers to expect.
+Every key is read by `guided_distill.stages` or the trainer; one that nobody reads is an error.
+
+    seed, batch_size            of training
+    num_updates                 of each round (a teacher and stage one are one round, stage two one a halving)
+    save_every, log_every, sample_every (0: at the end of rounds only), eval_num (0: off): in updates, in samples
+    data, codec, schedule, network: {name, its arguments}; "inherit": as the teacher has it
+    prediction                  x, eps, v or both;  time_input: u, index or logsnr
+    objective                   {name, its arguments, weighting: {name, max_logsnr}}
+    optim                       {name: adam | adamw, lr, warmup (updates), decay: constant | linear | cosine, within each round, clip, ...}
+    ema                         decay of the moving average; 0 is off
+    sampling                    what is recommended to users: {sampler, steps, guidance}; guidance is w, 0 is off
+    halving                     {start_steps (the first teacher's), end_steps, last_updates_factor (for N = 2 and 1)}
+    teacher                     its run directory, teacher_unconditional a second one to guide it by ("": none)
+"""
+
+import types
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from guided_distill.errors import UserError
+
+
+def parse(text: str | None, **defaults) -> types.SimpleNamespace:
+    """"tiny,w=1" -> values by name, `defaults` for those not given. False makes a switch. Raises `UserError` for others, naming the valid ones."""
+    values = dict(defaults)
+    for part in filter(None, (text or "").split(",")):
+        name, given, value = part.partition("=")
+        default = defaults.get(name)
+        if name not in defaults or (default is False) == bool(given):
+            valid = ", ".join(key if kind is False else f"{key}=..." for key, kind in defaults.items())
+            raise UserError(f"unknown config argument {part!r}; valid: {valid or 'none'}")
+        try:
+            values[name] = True if default is False else type(default)(value) if default is not None else float(value)
+        except ValueError:
+            raise UserError(f"config argument {part!r}: {value!r} is not a number") from None
+    return types.SimpleNamespace(**values)
+
+
+def spell(defaults: dict, values: dict) -> str:
+    """The arguments that differ from their defaults, in one spelling: they name the run's directory."""
+    parts = []
+    for name in defaults:
+        value = values.get(name, defaults[name])
+        if value != defaults[name]:
+            parts.append(name if value is True else f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}")
+    return ",".join(parts)
+
+
+def run_dir(name: str, arguments: str) -> str:
+    """runs/<config>[-<arguments>]."""
+    return str(Path("runs") / (f"{name}-{arguments}" if arguments else name))
+
+
+def common(name: str, arguments: str) -> ConfigDict:
+    """What every stage has."""
+    return ConfigDict(
+        {
+            "name": name,
+            "arguments": arguments,
+            "seed": 0,
+            "batch_size": 128,
+            "num_updates": 1000,
+            "save_every": 1000,
+            "log_every": 100,
+            "sample_every": 0,
+            "eval_num": 0,
+            "optim": {"name": "adam", "lr": 1e-3, "warmup": 0, "decay": "constant", "clip": 1.0, "weight_decay": 0.0},
+            "ema": 0.0,
+            "sampling": {"sampler": "ddim", "steps": 64, "guidance": 1.0},
+        }
+    )
+
+
+def teacher(name: str, arguments: str = "") -> ConfigDict:
+    """A classifier-free-guided teacher, trained by denoising."""
+    config = common(name, arguments)
+    config.codec = ConfigDict({"name": "pixel"})
+    config.schedule = ConfigDict({"name": "Cosine", "logsnr_min": -20.0, "logsnr_max": 20.0})
+    config.prediction, config.time_input = "v", "u"
+    config.objective = ConfigDict({"name": "denoising", "weighting": {"name": "snr_plus_one"}, "dropout": 0.1})
+    return config
+
+
+def student(name: str, arguments: str, teacher_name: str, teacher_arguments: str) -> ConfigDict:
+    """What both kinds of student share: everything that is not said is as the teacher has it."""
+    config = common(name, arguments)
+    config.teacher = run_dir(teacher_name, teacher_arguments)
+    config.teacher_unconditional = ""
+    colon = f":{teacher_arguments}" if teacher_arguments else ""
+    config.teacher_command = f"python main.py --config=configs/{teacher_name}.py{colon}"
+    for part in ("data", "codec", "schedule", "network"):
+        config[part] = ConfigDict({"name": "inherit"})
+    config.prediction = config.time_input = "inherit"
+    return config
+
+
+def matching(config: ConfigDict, w_min: float, w_max: float, w_min_share: float = 0.0) -> ConfigDict:
+    """Stage one: the objective, its range of w."""
+    config.objective = ConfigDict(
+        {
+            "name": "matching",
+            "weighting": {"name": "truncated_snr", "max_logsnr": 20.0},
+            "w_min": w_min,
+            "w_max": w_max,
+            "w_min_share": w_min_share,
+            "grid": 0,
+        }
+    )
+    return config
+
+
+def progressive(config: ConfigDict, w_min: float, w_max: float, w_min_share: float = 0.0, stochastic: bool = False) -> ConfigDict:
+    """Stage two: the objective, its rounds, and the anneal of each (PD: linear to 0)."""
+    matching(config, w_min, w_max, w_min_share)
+    del config.objective.grid
+    config.objective.name, config.objective.stochastic = "progressive", stochastic
+    config.optim.decay = "linear"
+    config.halving = ConfigDict({"start_steps": 64, "end_steps": 1, "last_updates_factor": 1.0})
+    del config.sampling.sampler
+    config.sampling.steps = 4
+    return config
+
+
+def encoding(config: ConfigDict) -> ConfigDict:
+    """Encoder distillation, at w = 0, from a config of stage two."""
+    config.objective.name = "encoding"
+    del config.objective.stochastic
+    config.objective.w_min = config.objective.w_max = config.objective.w_min_share = 0.0
+    config.sampling.guidance = 0.0
+    return config
+
+
+def chain(name: str, arguments: str, stages: dict[str, ConfigDict]) -> ConfigDict:
+    """Stages to be trained in order. `num_updates` and `save_every` override those of every stage when they are set (not 0)."""
+    return ConfigDict({"name": name, "arguments": arguments, "num_updates": 0, "save_every": 0, "order": tuple(stages), "stages": stages})
+
+
+def chain_of(name: str, arg: str, modules: dict[str, types.ModuleType]) -> ConfigDict:
+    """The chain of config modules, each given those of the last one's arguments that it knows."""
+    defaults = list(modules.values())[-1].DEFAULTS
+    given = vars(parse(arg, **defaults))
+    stages = {stage: module.get_config(spell(module.DEFAULTS, given)) for stage, module in modules.items()}
+    return chain(name, spell(defaults, given), stages)

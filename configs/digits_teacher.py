@@ -1,0 +1,34 @@
+"""A classifier-free-guided teacher on 8x8 digits, the test bed.
+
+    python main.py --config=configs/digits_teacher.py           (2 CPU cores, about 3 minutes)
+
+Argument: tiny (seconds; for tests).
+"""
+
+from configs import base
+
+DEFAULTS = {"tiny": False}
+
+
+def get_config(arg: str = ""):
+    """The digits' teacher."""
+    a = base.parse(arg, **DEFAULTS)
+    config = base.teacher("digits_teacher", base.spell(DEFAULTS, vars(a)))
+    config.data = {"name": "digits"}
+    config.network = {
+        "name": "unet",
+        "channels": 32,
+        "channel_multipliers": (1, 2),
+        "num_res_blocks": 2,
+        "attention_resolutions": (4,),
+        "num_heads": 2,
+        "dropout": 0.1,
+    }
+    config.num_updates = 3000
+    config.save_every = 1000
+    config.optim.lr, config.optim.warmup, config.optim.decay = 1e-3, 200, "cosine"
+    config.ema = 0.999
+    if a.tiny:
+        config.network.channels, config.network.num_res_blocks = 8, 1
+        config.batch_size, config.num_updates, config.save_every, config.log_every = 16, 12, 6, 4
+    return config

@@ -1,0 +1,41 @@
+"""Codecs, one a file: `make(**arguments) -> Codec`, found by name. The one object by which latent space differs from pixel space."""
+
+import importlib
+from collections.abc import Callable
+from importlib.resources import files
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from guided_distill.errors import UserError, one_of
+
+
+class Codec(NamedTuple):
+    """`encode`: float32 images in [-1, 1] (or points) -> what is diffused; `decode`: back; `shape`: of an example -> of its code;
+    `clip`: whether codes are bounded by [-1, 1], so that samplers may clip to it."""
+
+    encode: Callable
+    decode: Callable
+    shape: Callable[[tuple[int, ...]], tuple[int, ...]]
+    clip: bool
+
+
+def load(name: str, **arguments) -> Codec:
+    """The named codec. Raises `UserError` for an unknown name or argument."""
+    one_of("codec", name, sorted(f.name[:-3] for f in files(__name__).iterdir() if f.name.endswith(".py") and f.name[0] != "_"))
+    try:
+        return importlib.import_module(f"guided_distill.codecs.{name}").make(**arguments)
+    except TypeError as error:
+        raise UserError(f"codec {name}: {error}") from error
+
+
+def to_float(x: jax.Array | np.ndarray) -> jax.Array:
+    """uint8 images -> float32 in [-1, 1]; floats stay."""
+    return x.astype(jnp.float32) / 127.5 - 1 if x.dtype == jnp.uint8 else jnp.asarray(x, jnp.float32)
+
+
+def to_uint8(images: np.ndarray) -> np.ndarray:
+    """float images in [-1, 1] -> uint8."""
+    return np.clip(np.round((np.asarray(images) + 1) * 127.5), 0, 255).astype(np.uint8)

@@ -1,0 +1,65 @@
+"""Data sets, one a file: `make(split, **arguments) -> Source`, found by name; and the batches that training draws from one.
+
+A source is random access: `source[indices]` gathers a whole batch at once as a dict of arrays with "x" (uint8 images, or float32) and the
+entries of cond ("label" int32). Nothing is decoded on the way; normalising is the codec's work, on the device.
+"""
+
+import dataclasses
+import importlib
+from collections.abc import Iterator, Mapping
+
+import grain
+import numpy as np
+
+from guided_distill.errors import UserError, one_of
+
+
+@dataclasses.dataclass(frozen=True)
+class Info:
+    """What a data set is: `shape` of an example, `num_classes` (0: none), `flip` (mirroring keeps the meaning), `licence`."""
+
+    shape: tuple[int, ...]
+    num_classes: int
+    licence: str
+    flip: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """Arrays in memory (or memory-mapped) that share their first axis, with their info."""
+
+    arrays: Mapping[str, np.ndarray]
+    info: Info
+
+    def __len__(self) -> int:
+        return len(self.arrays["x"])
+
+    def __getitem__(self, index: int | np.ndarray | slice) -> dict[str, np.ndarray]:
+        return {name: array[index] for name, array in self.arrays.items()}
+
+
+def load(name: str, split: str = "train", **arguments) -> Source:
+    """The named data set's split. Raises `UserError` for an unknown name, split or argument, naming the valid ones."""
+    one_of("data set", name, names())
+    try:
+        return importlib.import_module(f"guided_distill.data.{name}").make(split, **arguments)
+    except TypeError as error:
+        raise UserError(f"data set {name}: {error}") from error
+
+
+def names() -> list[str]:
+    """The data sets that there are."""
+    from importlib.resources import files
+
+    return sorted(f.name[:-3] for f in files(__name__).iterdir() if f.name.endswith(".py") and f.name[0] != "_")
+
+
+def batches(source: Source, batch_size: int, seed: int, start: int = 0) -> Iterator[dict[str, np.ndarray]]:
+    """Endless shuffled batches from the `start`-th on; batch k is a function of (seed, k), so a position is one number.
+
+    Raises `UserError` when the data set is smaller than one batch.
+    """
+    if len(source) < batch_size:
+        raise UserError(f"batch_size {batch_size} is larger than the data set ({len(source)} examples)")
+    indices = grain.MapDataset.range(len(source)).seed(seed).shuffle().repeat().batch(batch_size)[start:]
+    return iter(indices.map(lambda index: source[index]).to_iter_dataset(grain.ReadOptions(num_threads=1)))

@@ -1,0 +1,102 @@
+"""From the command line to a trained run: config files and their flags, chains, and mistakes told in one line."""
+
+import importlib.util
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+from absl import flags, logging
+
+from guided_distill import trainer
+from guided_distill.errors import UserError
+
+
+def config_of(path_and_arg: str) -> Mapping[str, Any]:
+    """"configs/x.py[:arguments]" -> its config. Raises `UserError` for a file that is not there, or arguments that it does not know."""
+    path, _, argument = path_and_arg.partition(":")
+    if not path.endswith(".py") or not Path(path).is_file():
+        found = sorted(str(p) for p in Path(path).parent.glob("*.py") if p.stem not in ("__init__", "base"))
+        raise UserError(f"no config {path!r}" + (f"; there are {', '.join(found)}" if found else "; give a path such as configs/x.py"))
+    spec = importlib.util.spec_from_file_location("config_file", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.get_config(argument)
+
+
+def parse_flags(argv: Sequence[str]) -> list[str]:
+    """absl's parser, for `app.run`; unknown or ill-typed keys end in one line that names the valid ones, and status 2."""
+    try:
+        check_keys(argv)
+        return flags.FLAGS(list(argv))
+    except (UserError, flags.Error, TypeError, ValueError, AttributeError, KeyError) as error:
+        raise SystemExit(tell(error)) from None
+
+
+def check_keys(argv: Sequence[str]) -> None:
+    """Raises `UserError` for a `--config` that does not load, or a `--config.key` that it does not have."""
+    values = {}
+    for flag, following in zip(argv, [*argv[1:], ""], strict=True):
+        name, equals, value = flag.lstrip("-").partition("=")
+        if flag.startswith("--") and name.split(".")[0] == "config":
+            values[name] = value if equals else following
+    if "config" not in values:
+        if {"--help", "--helpshort", "--helpfull", "-h"} & set(argv):
+            return
+        raise UserError("--config is missing; for example --config=configs/digits_chain.py")
+    config = config_of(values.pop("config"))
+    for name in values:
+        node, path = config, name.split(".")[1:]
+        for depth, key in enumerate(path):
+            if not hasattr(node, "keys") or key not in node:
+                valid = ", ".join(sorted(node.keys())) if hasattr(node, "keys") else "none"
+                raise UserError(f"unknown config key {'.'.join(['config', *path[: depth + 1]])}; valid here: {valid}")
+            node = node[key]
+
+
+def tell(error: BaseException) -> int:
+    """One line on standard error; the exit status for it."""
+    print("error: " + " ".join(str(error).split()), file=sys.stderr)
+    return 2
+
+
+def guarded(function: Callable, *args) -> int:
+    """function(*args) with a user's mistakes told in one line. Returns the exit status."""
+    try:
+        function(*args)
+    except UserError as error:
+        return tell(error)
+    return 0
+
+
+def train(config: Mapping[str, Any], workdir: str | None) -> None:
+    """Trains the config's stage, or its stages in order, in `workdir` or under runs/."""
+    if "stages" not in config:
+        trainer.run(config, workdir or default_dir(config), say=say)
+        return
+    stages = {name: dict(config["stages"][name]) for name in config["order"]}
+    directories = {name: Path(workdir) / name if workdir else default_dir(stage) for name, stage in stages.items()}
+    where = {str(default_dir(stage)): str(directories[name]) for name, stage in stages.items()}
+    for name, stage in stages.items():
+        stage |= {key: config[key] for key in ("num_updates", "save_every") if config[key] and stage["num_updates"]}
+        if "teacher" in stage:
+            stage["teacher"] = where.get(stage["teacher"], stage["teacher"])
+        trainer.run(stage, directories[name], say=say)
+
+
+def default_dir(config: Mapping[str, Any]) -> Path:
+    """runs/<config>[-<arguments>]."""
+    return Path("runs") / (config["name"] + (f"-{config['arguments']}" if config["arguments"] else ""))
+
+
+def say(text: str) -> None:
+    """To standard output, at once: logs are often pipes."""
+    print(text, flush=True)
+
+
+def prepare_process() -> None:
+    """Orbax's information lines are silenced. Compiled programs are kept between runs, unless JAX_COMPILATION_CACHE_DIR says where (or that it is off, when empty)."""
+    logging.set_verbosity(logging.WARNING)
+    if jax.config.jax_compilation_cache_dir is None:
+        jax.config.update("jax_compilation_cache_dir", str(Path.home() / ".cache" / "guided_distill" / "jax"))

@@ -1,0 +1,1 @@
+"""Blocks that networks share: embeddings, residual blocks, attention."""

@@ -1,0 +1,50 @@
+"""Variance within a class, relative to the data's: what guidance trades for fidelity (Ho & Salimans 2022)."""
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from guided_distill.errors import UserError
+from guided_distill.metrics import FeatureSet, checked
+
+
+def _labels(name: str, given: FeatureSet) -> Int[np.ndarray, " n"]:
+    """The labels of a set. Raises `UserError` where there are none, or not one a sample."""
+    if given.labels is None:
+        raise UserError(f"class_variance needs labels; the {name} set has none")
+    labels = np.asarray(given.labels)
+    if labels.shape != (len(given.features),):
+        raise UserError(
+            f"{name} labels have shape {labels.shape}; expected one for each of {len(given.features)} samples"
+        )
+    return labels
+
+
+def _repeated(labels: Int[np.ndarray, " n"]) -> Int[np.ndarray, " c"]:
+    """The classes that occur twice or more."""
+    classes, counts = np.unique(labels, return_counts=True)
+    return classes[counts > 1]
+
+
+def _mean_variance(
+    features: Float[np.ndarray, "n d"], labels: Int[np.ndarray, " n"], classes: Int[np.ndarray, " c"]
+) -> float:
+    """The trace of the unbiased covariance within a class, averaged over `classes`."""
+    return float(np.mean([features[labels == c].var(axis=0, ddof=1).sum() for c in classes]))
+
+
+def compute(fake: FeatureSet, real: FeatureSet) -> dict[str, float]:
+    """`class_variance`: fake's over real's; 1 = as varied as the data, 0 = one image a class.
+
+    A set's is the trace of the covariance within a class, averaged over the classes with two samples or more
+    in both sets. Raises `UserError` as `metrics.checked` does, without labels, without such a class, and when
+    real samples do not vary within their class.
+    """
+    fakes, reals = checked(fake, real)
+    fake_labels, real_labels = _labels("fake", fake), _labels("real", real)
+    classes = np.intersect1d(_repeated(fake_labels), _repeated(real_labels))
+    if not len(classes):
+        raise UserError("class_variance: no class has two samples or more in both sets; draw more samples")
+    data = _mean_variance(reals, real_labels, classes)
+    if data == 0:
+        raise UserError("class_variance: real samples do not vary within their class")
+    return {"class_variance": _mean_variance(fakes, fake_labels, classes) / data}

@@ -1,0 +1,55 @@
+"""Training methods, one a file: `make(...) -> Objective`, found by name.
+
+Objective = (key, nets, batch, num_steps) -> ({network: loss [b]}, metrics). `nets` are Denoisers: what is trained ("student", always), the
+frozen "teacher" and, where kept, the "ema". `batch` has "x" [b, ...] and the entries of cond; `num_steps` is a traced int, the number of
+steps of the student in this round (0 where the method has none), so that halving never recompiles.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Key
+
+from guided_distill.prediction import Cond, Denoiser, coefficients
+
+
+class Nets(NamedTuple):
+    """The Denoisers that an objective may compare; `teacher` and `ema` are None where there is none."""
+
+    student: Denoiser
+    teacher: Denoiser | None = None
+    ema: Denoiser | None = None
+
+
+Losses = dict[str, Float[Array, " b"]]
+Objective = Callable[[Key[Array, ""], Nets, Mapping[str, Array], Array], tuple[Losses, dict[str, Array]]]
+
+
+def conditions(batch: Mapping[str, Array]) -> dict[str, Array]:
+    """The entries of a batch that condition the network: all but the data."""
+    return {name: value for name, value in batch.items() if name != "x"}
+
+
+def diffuse(
+    key: Key[Array, ""], x: Float[Array, "b *s"], logsnr: Float[Array, " b"]
+) -> tuple[Float[Array, "b *s"], Float[Array, "b *s"]]:
+    """(z, eps) with z = alpha x + sigma eps, eps standard normal."""
+    alpha, sigma = coefficients(logsnr, x)
+    eps = jax.random.normal(key, x.shape, x.dtype)
+    return alpha * x + sigma * eps, eps
+
+
+def uniform_times(key: Key[Array, ""], batch: int) -> Float[Array, " b"]:
+    """t ~ U[0, 1), each of them, and evenly spread together: (u + k / b) mod 1 (Kingma et al. 2021, appendix I.1)."""
+    return (jax.random.uniform(key) + jnp.arange(batch) / batch) % 1.0
+
+
+def draw_guidance(
+    key: Key[Array, ""], batch: int, w_min: float, w_max: float, w_min_share: float
+) -> Float[Array, " b"]:
+    """w ~ U[w_min, w_max], and exactly w_min for a share of the draws (the edge of the range is otherwise the student's weak point)."""
+    value_key, edge_key = jax.random.split(key)
+    w = jax.random.uniform(value_key, (batch,), minval=w_min, maxval=max(w_max, w_min))
+    return jnp.where(jax.random.uniform(edge_key, (batch,)) < w_min_share, w_min, w)

@@ -1,0 +1,33 @@
+"""Encoder distillation: DDIM run towards noise, two steps of the teacher into one (GD, section 3.4)."""
+
+import jax
+
+from guided_distill.objectives import Objective, conditions, diffuse, draw_guidance
+from guided_distill.prediction import from_step
+from guided_distill.samplers import recombine
+from guided_distill.schedules import Schedule
+from guided_distill.weighting import Weighting, weighted_error
+
+
+def make(
+    schedule: Schedule, weighting: Weighting, w_min: float = 0.0, w_max: float = 0.0, w_min_share: float = 0.0
+) -> Objective:
+    """E over x, c, w, t = i/N of weight(logsnr_t) ||x_student(z_t, w, c) - x_target||²; N = `num_steps`, i ~ U{0 .. N-1}.
+
+    The target is the prediction with which one upward DDIM step lands where the teacher's two do: t -> t + 1/2N -> t + 1/N. It is
+    accurate in eps, eps = (z_u - (alpha_u/alpha_t) z_t) / (sigma_u - (alpha_u/alpha_t) sigma_t), also at t = 0 (see `from_step`).
+    """
+
+    def objective(key, nets, batch, num_steps):
+        x = batch["x"]
+        index_key, noise_key, guidance_key = jax.random.split(key, 3)
+        index = jax.random.randint(index_key, x.shape[:1], 0, num_steps)
+        t, mid, u = (schedule((2 * index + ahead) / (2 * num_steps)) for ahead in (0, 1, 2))
+        z, _ = diffuse(noise_key, x, t)
+        cond = {**conditions(batch), "guidance": draw_guidance(guidance_key, x.shape[0], w_min, w_max, w_min_share)}
+        z_mid = recombine(nets.teacher(z, t, cond), mid)
+        z_end = recombine(nets.teacher(z_mid, mid, cond), u)
+        target = jax.lax.stop_gradient(from_step(z, z_end, t, u))
+        return {"student": weighted_error(nets.student(z, t, cond), target, t, weighting)}, {}
+
+    return objective

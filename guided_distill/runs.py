@@ -1,0 +1,250 @@
+"""A run as its users hold it: rebuilt from its directory's manifest, never from a config.
+
+    run = guided_distill.load("runs/digits_stage2")
+    images = run.sample(16, steps=4, guidance=1.0, labels=3, seed=0)
+"""
+
+import importlib
+import json
+from collections.abc import Callable, Mapping
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from guided_distill import codecs, guidance, parallel, samplers, schedules
+from guided_distill.checkpoint import Checkpoints
+from guided_distill.denoiser import Parameterised
+from guided_distill.errors import UserError, one_of
+from guided_distill.generate import Generator, noise
+from guided_distill.prediction import Denoiser
+
+FORMAT = 1
+
+
+def load(run_dir: str | Path, step: int | None = None) -> "Run":
+    """The run in `run_dir`, with the weights of its newest checkpoint, or of `step`. Raises `UserError` when there is none, or it is damaged."""
+    return Run(run_dir, step)
+
+
+def read_manifest(run_dir: str | Path) -> dict[str, Any]:
+    """manifest.json of a run directory. Raises `UserError` when it is missing or not readable."""
+    path = Path(run_dir) / "manifest.json"
+    if not path.is_file():
+        raise UserError(f"no run in {run_dir}: {path} is missing")
+    try:
+        manifest = json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path} is damaged: {error}") from error
+    if manifest.get("format") != FORMAT:
+        raise UserError(f"{path} has format {manifest.get('format')}; this version reads {FORMAT}")
+    return manifest
+
+
+def network_names() -> list[str]:
+    """The networks that there are."""
+    return sorted(f.name[:-3] for f in files("guided_distill.models").iterdir() if f.name.endswith(".py") and f.name[0] != "_")
+
+
+def parameterised(manifest: Mapping[str, Any]) -> Parameterised:
+    """The network of a manifest with the meaning of its output. Raises `UserError` for unknown names and arguments."""
+    name, arguments = manifest["network"]["name"], manifest["network"]["args"]
+    one_of("network", name, network_names())
+    try:
+        network = importlib.import_module(f"guided_distill.models.{name}").Network(**_tuples(arguments))
+    except TypeError as error:
+        raise UserError(f"network {name}: {error}") from error
+    return Parameterised(network, manifest["prediction"], manifest["time_input"], schedules.make(**manifest["schedule"]))
+
+
+def abstract_weights(manifest: Mapping[str, Any]) -> Any:
+    """The weights' shapes and dtypes, nothing computed."""
+    z = jnp.zeros((1, *manifest["code_shape"]), jnp.float32)
+    return jax.eval_shape(lambda key: parameterised(manifest).init(key, z, example_cond(manifest)), jax.random.key(0))
+
+
+def example_cond(manifest: Mapping[str, Any]) -> dict[str, jax.Array]:
+    """One example's cond, zeros."""
+    cond = {"guidance": jnp.zeros((1,), jnp.float32)}
+    return cond | ({"label": jnp.zeros((1,), jnp.int32)} if manifest["num_classes"] else {})
+
+
+def bind(manifest: Mapping[str, Any]) -> Callable[[Any], Denoiser]:
+    """weights -> Denoiser that reads cond["guidance"], whatever kind of guidance the run has: external is applied here."""
+    network, kind = parameterised(manifest), manifest["guidance"]["kind"]
+    if kind == "external":
+        return lambda params: guidance.guided(network.bind(params), {"label": manifest["num_classes"]})
+    return network.bind if kind == "embedded" else lambda params: guidance.unguided(network.bind(params))
+
+
+def _tuples(value):
+    """Lists, as JSON has them, as tuples, so that networks are hashable."""
+    if isinstance(value, Mapping):
+        return {key: _tuples(item) for key, item in value.items()}
+    return tuple(_tuples(item) for item in value) if isinstance(value, list | tuple) else value
+
+
+class Run:
+    """A trained run. `.manifest`, `.schedule`, `.codec`, and `.denoise`: (z, logsnr, cond) -> Prediction with cond["label"] and cond["guidance"]."""
+
+    def __init__(self, run_dir: str | Path, step: int | None = None):
+        self.dir = Path(run_dir)
+        self.manifest = read_manifest(run_dir)
+        self.schedule = schedules.make(**self.manifest["schedule"])
+        self.codec = codecs.load(**self.manifest["codec"])
+        self.code_shape = tuple(self.manifest["code_shape"])
+        self._bind = bind(self.manifest)
+        self._checkpoints = Checkpoints(run_dir)
+        self._generator = Generator(self._bind, self.codec, self.manifest["clip"])
+        self._weights: dict[int, Any] = {}
+        self._only = step
+        self.step = self._find_step(step)
+
+    def _find_step(self, step: int | None) -> int:
+        if not self.manifest["trains"]:
+            return 0
+        steps = self._checkpoints.steps()
+        if not steps:
+            raise UserError(f"no checkpoint in {self.dir}: its training has not saved one yet")
+        if step is not None and step not in steps:
+            raise UserError(f"no checkpoint of step {step} in {self.dir}; there are {', '.join(map(str, steps))}")
+        return steps[-1] if step is None else step
+
+    def weights(self, step: int | None = None) -> Any:
+        """The weights of a checkpoint (the EMA where the run keeps one), read once. Raises `UserError` when damaged."""
+        step = self.step if step is None else step
+        if step not in self._weights:
+            loaded = {}
+            if self.manifest["trains"]:
+                loaded = self._checkpoints.restore_weights(abstract_weights(self.manifest), step, self.manifest["weights"])
+            replicated = parallel.shardings(loaded, self._generator.mesh)
+            self._weights[step] = jax.device_put(loaded, replicated)
+        return self._weights[step]
+
+    @property
+    def denoise(self) -> Denoiser:
+        """The newest (or asked-for) weights as a Denoiser, not clipped."""
+        return self._bind(self.weights())
+
+    @property
+    def trained_steps(self) -> dict[int, int] | None:
+        """Steps N -> checkpoint of its student, for a halved chain, as far as it has got; None for a run that takes any N."""
+        if self.manifest["rounds"] is None:
+            return None
+        saved = [self._only] if self._only is not None else self._checkpoints.steps()
+        trained = {n: end for n, end in self.manifest["rounds"] if end in saved}
+        if self.manifest["sampler"] == "stochastic" and 2 in trained:
+            trained[1] = trained[2]
+        return trained
+
+    def _weights_for(self, steps: int) -> Any:
+        trained = self.trained_steps
+        if steps < 1:
+            raise UserError(f"steps {steps} is not positive")
+        if trained is None:
+            return self.weights()
+        if steps not in trained:
+            raise UserError(f"{self.dir} has no student of {steps} steps; trained: {', '.join(map(str, trained)) or 'none yet'}")
+        return self.weights(trained[steps])
+
+    def check_sampler(self, sampler: str) -> None:
+        """Raises `UserError` for an unknown sampler, or one that a halved chain was not trained for."""
+        one_of("sampler", sampler, samplers.names())
+        if self.manifest["rounds"] is not None and sampler != self.manifest["sampler"]:
+            raise UserError(f"{self.dir} was trained for the sampler {self.manifest['sampler']!r}, not {sampler!r}")
+
+    def check_guidance(self, w: np.ndarray) -> None:
+        """Raises `UserError` for w that the run cannot be asked for."""
+        kind = self.manifest["guidance"]
+        low, high = {"none": (0.0, 0.0), "external": (0.0, np.inf)}.get(kind["kind"]) or kind["range"]
+        if not np.all(np.isfinite(w) & (w >= low - 1e-6) & (w <= high + 1e-6)):
+            shown = ", ".join(f"{x:g}" for x in np.unique(w)[:4])
+            raise UserError(f"guidance {shown} is outside the range of {self.dir}: [{low:g}, {high:g}] (w = 0 is no guidance)")
+
+    def _cond(self, num: int, w: float | np.ndarray | None, labels: int | np.ndarray | None) -> dict[str, np.ndarray]:
+        w = self.manifest["recommended"]["guidance"] if w is None else w
+        cond = {"guidance": np.broadcast_to(np.asarray(w, np.float32), (num,)).copy()}
+        self.check_guidance(cond["guidance"])
+        classes = self.manifest["num_classes"]
+        if not classes:
+            if labels is not None:
+                raise UserError(f"{self.dir} has no classes, so it takes no labels")
+            return cond
+        label = np.arange(num) % classes if labels is None else np.asarray(labels)
+        if label.dtype.kind not in "iu" or label.ndim > 1 or (label.ndim == 1 and len(label) != num):
+            raise UserError(f"labels must be one integer or {num} of them")
+        if label.min() < 0 or label.max() >= classes:
+            raise UserError(f"labels must be in 0 .. {classes - 1}; got {label.min()} .. {label.max()}")
+        return cond | {"label": np.broadcast_to(label, (num,)).astype(np.int32)}
+
+    def sample(
+        self,
+        num: int,
+        steps: int | None = None,
+        guidance: float | np.ndarray | None = None,
+        labels: int | np.ndarray | None = None,
+        seed: int = 0,
+        sampler: str | None = None,
+        noise: np.ndarray | None = None,
+        batch_size: int = 256,
+    ) -> np.ndarray:
+        """float32 [num, *shape]: images [h, w, c] in [-1, 1], or points.
+
+        None = what the manifest recommends; labels None = all classes in turn; noise [num, *code shape] None = seeded, sample k being
+        a function of (seed, k). `steps` = N of a halved chain takes the round-N weights. Raises `UserError` for what it cannot do.
+        """
+        if self.manifest["objective"] == "encoding":
+            raise UserError(f"{self.dir} is an encoder: it goes towards noise, with Run.encode")
+        if num < 1:
+            raise UserError(f"num {num} is not positive")
+        steps = self.default_steps() if steps is None else steps
+        sampler = self.manifest["sampler"] if sampler is None else sampler
+        self.check_sampler(sampler)
+        cond, weights, indices = self._cond(num, guidance, labels), self._weights_for(steps), np.arange(num)
+        z = self.noise(num, seed) if noise is None else self._checked(noise, num, "noise")
+        grid = schedules.grid(self.schedule, steps)
+        return self._generator(
+            weights, sampler, z, cond, grid, seed=seed, indices=indices, batch_size=batch_size
+        )
+
+    def default_steps(self) -> int:
+        """What the manifest recommends, or the fewest that a chain has got to."""
+        trained = self.trained_steps
+        if trained is None or self.manifest["recommended"]["steps"] in trained:
+            return self.manifest["recommended"]["steps"]
+        if not trained:
+            raise UserError(f"{self.dir} has not finished a round yet")
+        return min(trained)
+
+    def noise(self, num: int, seed: int = 0) -> np.ndarray:
+        """The seeded noise that `sample` starts from, [num, *code shape]."""
+        return noise(seed, np.arange(num), self.code_shape)
+
+    def encode(
+        self,
+        images: np.ndarray,
+        steps: int | None = None,
+        labels: int | np.ndarray | None = None,
+        guidance: float = 0.0,
+        batch_size: int = 256,
+    ) -> np.ndarray:
+        """noise [num, *code shape]: DDIM upwards from images in [-1, 1] (or points), with a distilled encoder's own steps where it is one."""
+        if self.manifest["rounds"] is not None and self.manifest["objective"] != "encoding":
+            raise UserError(f"{self.dir} was trained for steps towards data; encode with an encoder, a stage-one student or a teacher")
+        num = len(images)
+        steps = self.default_steps() if steps is None else steps
+        cond, weights = self._cond(num, guidance, labels), self._weights_for(steps)
+        z = self._checked(images, num, "images")
+        grid = schedules.encoding_grid(self.schedule, steps)
+        return self._generator(
+            weights, "ddim", z, cond, grid, seed=0, indices=np.arange(num), batch_size=batch_size, encode=True
+        )
+
+    def _checked(self, z: np.ndarray, num: int, what: str) -> np.ndarray:
+        z = np.asarray(z, np.float32)
+        if z.shape != (num, *self.code_shape):
+            raise UserError(f"{what} must have shape {(num, *self.code_shape)}; got {z.shape}")
+        return z

@@ -1,0 +1,149 @@
+"""Samplers: a step and one `lax.scan`. N steps are N forwards (heun: 2N - 1 or 2N).
+
+A step is `Step(init, update)`: `init(z) -> carry`, and `update(carry, keys, denoise, z, cond, logsnrs) -> (carry, z)` with `logsnrs` =
+(now, next, after next), each [b], the last one repeated at the end. The past goes in the carry. `keys` are one per example, so that
+example k never depends on the batch that it is drawn in. Clean data is logsnr = +inf: a step that lands there returns the predicted x.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Key
+
+from guided_distill.errors import one_of
+from guided_distill.prediction import Cond, Denoiser, Prediction, coefficients, expand
+
+
+class Step(NamedTuple):
+    """One sampler: see the module's docstring. `evaluations(num_steps)` counts its calls of the denoiser."""
+
+    init: Callable
+    update: Callable
+    evaluations: Callable[[int], int] = lambda num_steps: num_steps
+
+
+def get(name: str) -> Step:
+    """The step of that name. Raises `UserError`, naming the valid ones."""
+    one_of("sampler", name, names())
+    return globals()[name]
+
+
+def names() -> list[str]:
+    """The samplers that there are."""
+    return [name for name, value in globals().items() if isinstance(value, Step)]
+
+
+def sample(
+    key: Key[Array, "*b"],
+    denoise: Denoiser,
+    step: Step,
+    z: Float[Array, "b *s"],
+    cond: Cond,
+    logsnrs: Float[Array, " levels"],
+) -> Float[Array, "b *s"]:
+    """Runs `step` along `logsnrs` (monotone; falling = encoding, which only `ddim` is meant for) and returns z at the last of them.
+
+    `key`: one, which is split over the batch, or one per example.
+    """
+    batch = z.shape[0]
+    keys = jax.random.split(key, batch) if key.ndim == 0 else key
+    padded = jnp.concatenate([logsnrs, logsnrs[-1:]])
+    levels = jnp.stack([padded[:-2], padded[1:-1], padded[2:]], axis=1)
+
+    def body(carry, inputs):
+        index, level = inputs
+        step_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, index)
+        now, following, after = (jnp.broadcast_to(value, (batch,)) for value in level)
+        return step.update(carry[0], step_keys, denoise, carry[1], cond, (now, following, after)), None
+
+    indices = jnp.arange(levels.shape[0])
+    (_, z), _ = jax.lax.scan(body, (step.init(z), z), (indices, levels))
+    return z
+
+
+def per_example_noise(keys: Key[Array, " b"], like: Float[Array, "b *s"]) -> Float[Array, "b *s"]:
+    """Standard normal noise in which example k depends on key k only."""
+    return jax.vmap(lambda key: jax.random.normal(key, like.shape[1:], like.dtype))(keys)
+
+
+def recombine(prediction: Prediction, logsnr: Float[Array, " b"]) -> Float[Array, "b *s"]:
+    """z = alpha x + sigma eps: the deterministic step to `logsnr` (DDIM: Song et al. 2021, eq. 12 with eta = 0)."""
+    alpha, sigma = coefficients(logsnr, prediction.x)
+    return alpha * prediction.x + sigma * prediction.eps
+
+
+def forward_variance(noisier: Float[Array, " b"], cleaner: Float[Array, " b"]) -> Float[Array, " b"]:
+    """sigma²_{a|b} / sigma_a² = 1 - exp(logsnr_a - logsnr_b), in [0, 1], a noisier than b; 0 where both are clean."""
+    return -jnp.expm1(jnp.where(noisier == cleaner, 0.0, noisier - cleaner))
+
+
+def _no_past(z):
+    return ()
+
+
+def _ddim(carry, keys, denoise, z, cond, logsnrs):
+    now, following, _ = logsnrs
+    return carry, recombine(denoise(z, now, cond), following)
+
+
+def _ancestral(exponent: float):
+    def update(carry, keys, denoise, z, cond, logsnrs):
+        now, following, _ = logsnrs
+        x = denoise(z, now, cond).x
+        (alpha, _), (alpha_next, sigma_next) = coefficients(now, z), coefficients(following, z)
+        share = forward_variance(now, following)
+        # CFG, eq. 3-4: mean and interpolated variance of q(z_s | z_t, x).
+        mean = expand(1 - share, z) * (alpha_next / alpha) * z + expand(share, z) * alpha_next * x
+        log_sigma = jax.nn.log_sigmoid(-following) * (1 - exponent) + jax.nn.log_sigmoid(-now) * exponent
+        deviation = jnp.where(jnp.isinf(following), 0.0, jnp.sqrt(share * jnp.exp(log_sigma)))
+        return carry, mean + expand(deviation, z) * per_example_noise(keys, z)
+
+    return update
+
+
+def _stochastic(carry, keys, denoise, z, cond, logsnrs):
+    # GD, section 3 (stochastic sampling): down to k = t - 2/N without noise, then back up to s = t - 1/N with it.
+    now, following, after = logsnrs
+    z_after = recombine(denoise(z, now, cond), after)
+    (alpha_after, _), (alpha_next, sigma_next) = coefficients(after, z), coefficients(following, z)
+    deviation = sigma_next * expand(jnp.sqrt(forward_variance(following, after)), z)
+    return carry, (alpha_next / alpha_after) * z_after + deviation * per_example_noise(keys, z)
+
+
+def _heun(carry, keys, denoise, z, cond, logsnrs):
+    # Heun's rule (Karras et al. 2022, algorithm 1) on dz/dphi = v, phi = arctan(sigma / alpha), in which DDIM is the exponential Euler
+    # step: average x and eps over both ends. Where the step ends in clean data there is no second slope, so it stays Euler's.
+    now, following, _ = logsnrs
+    first = denoise(z, now, cond)
+    clean = jnp.isinf(following)
+    second = denoise(recombine(first, following), jnp.where(clean, now, following), cond)
+    second = jax.tree.map(lambda a, b: jnp.where(expand(clean, z), a, b), first, second)
+    mean = jax.tree.map(lambda a, b: (a + b) / 2, first, second)
+    (alpha, sigma), (alpha_next, sigma_next) = coefficients(now, z), coefficients(following, z)
+    cos = alpha * alpha_next + sigma * sigma_next
+    sin = -alpha_next * sigma * expand(jnp.expm1((now - following) / 2), z)
+    return carry, cos * z - sin * mean.v(now)
+
+
+def _dpmpp_2m(carry, keys, denoise, z, cond, logsnrs):
+    # DPM-Solver++(2M) (Lu et al. 2022, algorithm 2) in half log-SNR; its first and last steps are of first order.
+    now, following, after = logsnrs
+    x = denoise(z, now, cond).x
+    past_x, past_h = carry
+    h = (following - now) / 2
+    first_order = (past_h == 0) | (following == after)
+    slope = jnp.where(first_order, 0.0, h / (2 * jnp.where(past_h == 0, 1.0, past_h)))
+    data = x + expand(jnp.where(first_order, 0.0, slope), z) * (x - past_x)
+    alpha_next, sigma_next = coefficients(following, z)
+    _, sigma = coefficients(now, z)
+    z = (sigma_next / sigma) * z - alpha_next * expand(jnp.expm1(-h), z) * data
+    return (x, h), z
+
+
+ddim = Step(_no_past, _ddim)
+ancestral = Step(_no_past, _ancestral(0.3))
+stochastic = Step(_no_past, _stochastic)
+heun = Step(_no_past, _heun, lambda num_steps: 2 * num_steps)
+dpmpp_2m = Step(lambda z: (jnp.zeros_like(z), jnp.zeros(z.shape[:1], z.dtype)), _dpmpp_2m)

@@ -1,0 +1,141 @@
+"""Noise schedules: t in [0, 1] <-> log-SNR. t = 0 is clean, t = 1 is noise.
+
+Variance preserving: z_t = alpha_t x + sigma_t eps with logsnr = log(alpha² / sigma²), so that alpha² = sigmoid(logsnr) and
+sigma² = sigmoid(-logsnr). Clean data itself is logsnr = +inf (alpha = 1, sigma = 0), and `grid` ends there, so that the
+last step of every sampler returns the predicted x.
+"""
+
+import dataclasses
+import functools
+import math
+from typing import Protocol, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float
+
+from guided_distill.errors import UserError, one_of
+
+
+@runtime_checkable
+class Schedule(Protocol):
+    """t -> logsnr, strictly decreasing, and its inverse. Any shape."""
+
+    def __call__(self, t: ArrayLike) -> Array: ...
+
+    def inverse(self, logsnr: ArrayLike) -> Array:
+        """logsnr -> t."""
+
+
+def alpha_sigma(logsnr: ArrayLike) -> tuple[Array, Array]:
+    """(alpha, sigma) = (sqrt(sigmoid(logsnr)), sqrt(sigmoid(-logsnr))); logsnr = +inf gives (1, 0)."""
+    return jnp.sqrt(jax.nn.sigmoid(logsnr)), jnp.sqrt(jax.nn.sigmoid(-logsnr))
+
+
+@dataclasses.dataclass(frozen=True)
+class Cosine:
+    """logsnr = -2 log tan(a t + b) from `logsnr_max` at t = 0 to `logsnr_min` at t = 1 (PD, appendix E)."""
+
+    logsnr_min: float = -20.0
+    logsnr_max: float = 20.0
+
+    @property
+    def _abc(self) -> tuple[float, float, float]:
+        b = math.atan(math.exp(-self.logsnr_max / 2))
+        c = math.atan(math.exp(self.logsnr_min / 2))
+        return math.pi / 2 - b - c, b, c
+
+    def __call__(self, t: ArrayLike) -> Array:
+        # Each half measures its angle from its own end: near pi/2 float32 would leave a 0.3 % error in tan.
+        a, b, c = self._abc
+        t = jnp.asarray(t, jnp.float32)
+        clean = -2 * jnp.log(jnp.tan(a * jnp.minimum(t, 0.5) + b))
+        noisy = 2 * jnp.log(jnp.tan(a * (1 - jnp.maximum(t, 0.5)) + c))
+        return jnp.where(t < 0.5, clean, noisy)
+
+    def inverse(self, logsnr: ArrayLike) -> Array:
+        """logsnr -> t."""
+        a, b, c = self._abc
+        logsnr = jnp.asarray(logsnr, jnp.float32)
+        clean = (jnp.arctan(jnp.exp(-logsnr / 2)) - b) / a
+        noisy = 1 - (jnp.arctan(jnp.exp(logsnr / 2)) - c) / a
+        return jnp.where(logsnr > 0, clean, noisy)
+
+
+@dataclasses.dataclass(frozen=True)
+class ShiftedCosine:
+    """Cosine + 2 log(reference / resolution): more noise for larger images (Hoogeboom et al. 2023, eq. 4)."""
+
+    resolution: int
+    reference: int = 64
+    logsnr_min: float = -20.0
+    logsnr_max: float = 20.0
+
+    @property
+    def _shift(self) -> float:
+        return 2 * math.log(self.reference / self.resolution)
+
+    def __call__(self, t: ArrayLike) -> Array:
+        return Cosine(self.logsnr_min, self.logsnr_max)(t) + self._shift
+
+    def inverse(self, logsnr: ArrayLike) -> Array:
+        """logsnr -> t."""
+        return Cosine(self.logsnr_min, self.logsnr_max).inverse(jnp.asarray(logsnr, jnp.float32) - self._shift)
+
+
+@dataclasses.dataclass(frozen=True)
+class Discrete:
+    """The discrete schedule of Stable Diffusion and LDM, beta linear in its square root, as a function of t.
+
+    Index k of `num_timesteps` sits at t = (k + 1) / num_timesteps; log-SNR is linear in between, and goes on to
+    `logsnr_max` at t = 0. Its terminal SNR is not zero. Defaults are Stable Diffusion's; LDM ImageNet-256 has betas
+    0.0015 ... 0.0195.
+    """
+
+    beta_start: float = 0.00085
+    beta_end: float = 0.012
+    num_timesteps: int = 1000
+    logsnr_max: float = 20.0
+
+    @functools.cached_property
+    def table(self) -> tuple[np.ndarray, np.ndarray]:
+        """(t, logsnr), both [num_timesteps + 1], t rising."""
+        betas = np.linspace(self.beta_start**0.5, self.beta_end**0.5, self.num_timesteps) ** 2
+        alpha_bar = np.cumprod(1 - betas)
+        logsnr = np.concatenate([[self.logsnr_max], np.log(alpha_bar) - np.log1p(-alpha_bar)])
+        return np.linspace(0, 1, self.num_timesteps + 1), logsnr
+
+    def __call__(self, t: ArrayLike) -> Array:
+        ts, logsnrs = (jnp.asarray(x, jnp.float32) for x in self.table)
+        return jnp.interp(jnp.asarray(t, jnp.float32), ts, logsnrs)
+
+    def inverse(self, logsnr: ArrayLike) -> Array:
+        """logsnr -> t."""
+        ts, logsnrs = (jnp.asarray(x, jnp.float32) for x in self.table)
+        return jnp.interp(jnp.asarray(logsnr, jnp.float32), logsnrs[::-1], ts[::-1])
+
+
+def make(name: str, **arguments) -> Schedule:
+    """The schedule class of that name, built. Raises `UserError` for an unknown name or argument."""
+    one_of("schedule", name, ("Cosine", "ShiftedCosine", "Discrete"))
+    try:
+        return globals()[name](**arguments)
+    except TypeError as error:
+        raise UserError(f"schedule {name}: {error}") from error
+
+
+def to_clean(schedule: Schedule, t: ArrayLike) -> Array:
+    """logsnr at t, and +inf (clean data) at t <= 0: where a step that goes down to t = 0 lands."""
+    return jnp.where(t > 0, schedule(t), jnp.inf)
+
+
+def grid(schedule: Schedule, num_steps: int) -> Float[Array, " levels"]:
+    """The log-SNRs of `num_steps` equal steps in t, from noise (t = 1) to clean data (+inf)."""
+    return to_clean(schedule, jnp.linspace(1.0, 0.0, num_steps + 1))
+
+
+def encoding_grid(schedule: Schedule, num_steps: int) -> Float[Array, " levels"]:
+    """The log-SNRs of `num_steps` equal steps in t from data (t = 0, where the schedule still has a finite value) to noise."""
+    return schedule(jnp.linspace(0.0, 1.0, num_steps + 1))

@@ -1,0 +1,63 @@
+"""The state of training: a pytree, made and promoted by pure functions under jit."""
+
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Int
+
+Params = Any
+
+
+@flax.struct.dataclass
+class TrainState:
+    """`params`, `ema` (None: off) and `opt_state` belong to the trained networks, by name, "student" always.
+
+    `teacher` are the frozen weights: leaves of the state, never a closure, so that promotion does not recompile.
+    """
+
+    step: Int[Array, ""]
+    params: dict[str, Params]
+    ema: dict[str, Params] | None
+    opt_state: Any
+    teacher: dict[str, Params]
+
+
+def create(
+    params: dict[str, Params], teacher: dict[str, Params], optimiser: optax.GradientTransformation, keep_ema: bool
+) -> TrainState:
+    """A state at step 0; the EMA starts at the weights themselves, so it needs no debiasing."""
+    ema = jax.tree.map(jnp.copy, params) if keep_ema else None
+    return TrainState(jnp.zeros((), jnp.int32), params, ema, optimiser.init(params), teacher)
+
+
+def promote(state: TrainState, optimiser: optax.GradientTransformation) -> TrainState:
+    """The next round: the student's raw weights become the teacher, the optimiser restarts (PD, algorithm 2). The step goes on."""
+    return state.replace(
+        teacher={"teacher": jax.tree.map(jnp.copy, state.params["student"])},
+        opt_state=optimiser.init(state.params),
+        ema=None if state.ema is None else jax.tree.map(jnp.copy, state.params),
+    )
+
+
+def graft(new: Params, old: Params) -> tuple[Params, list[str]]:
+    """`old` weights in the tree of `new`, where they fit: (weights, names of the leaves that `old` lacks, which stay as in `new`).
+
+    Leaves that `old` has and `new` lacks are dropped only by intent of the caller: they raise ValueError, as do other shapes.
+    """
+    flat_new, tree = jax.tree_util.tree_flatten_with_path(new)
+    flat_old = {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(old)}
+    leaves, added, wrong = [], [], []
+    for path, leaf in flat_new:
+        name = jax.tree_util.keystr(path)
+        given = flat_old.pop(name, None)
+        if given is None:
+            added.append(name)
+        elif given.shape != leaf.shape:
+            wrong.append(f"{name}: {given.shape} for {leaf.shape}")
+        leaves.append(leaf if given is None else given)
+    if wrong or flat_old:
+        raise ValueError("weights do not fit: " + "; ".join(wrong + [f"{name}: unexpected" for name in flat_old]))
+    return jax.tree.unflatten(tree, leaves), added

@@ -1,0 +1,92 @@
+"""Frozen runs as one teacher: found by directory, rebuilt from their own manifests, checked against what a student asks of them."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from guided_distill import guidance, runs
+from guided_distill.checkpoint import fingerprint
+from guided_distill.errors import UserError
+from guided_distill.prediction import Denoiser
+
+
+@dataclasses.dataclass(frozen=True)
+class Teacher:
+    """One run, or two: a conditional one, and an unconditional (or weaker) one to guide it by. One Denoiser that reads cond["guidance"]."""
+
+    main: runs.Run
+    other: runs.Run | None = None
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        """The main run's."""
+        return self.main.manifest
+
+    @property
+    def w_range(self) -> tuple[float, float]:
+        """The guidance strengths that it can be asked for."""
+        if self.other is not None or self.manifest["guidance"]["kind"] == "external":
+            return 0.0, float("inf")
+        return tuple(self.manifest["guidance"].get("range", (0.0, 0.0)))
+
+    def bind(self, guided: bool) -> Callable[[Any], Denoiser]:
+        """leaves -> Denoiser. `guided` False leaves external guidance out, and with it every second forward."""
+        manifest = self.manifest
+        external = self.other is not None or manifest["guidance"]["kind"] == "external"
+        if external and not guided:
+            manifest = manifest | {"guidance": {"kind": "none"}}
+        if self.other is None or not guided:
+            bind = runs.bind(manifest)
+            return lambda leaves: bind(leaves["teacher"])
+        main, other = runs.parameterised(manifest), runs.parameterised(self.other.manifest)
+        return lambda leaves: guidance.guided(main.bind(leaves["teacher"]), {}, other.bind(leaves["unconditional"]))
+
+    def leaves(self, guided: bool) -> dict[str, Any]:
+        """The frozen weights, as the state holds them."""
+        leaves = {"teacher": self.main.weights()}
+        return leaves | {"unconditional": self.other.weights()} if self.other is not None and guided else leaves
+
+    def lineage(self) -> list[dict[str, Any]]:
+        """Run directory, step and hash of each, for the student's manifest."""
+        found = [run for run in (self.main, self.other) if run is not None]
+        return [
+            {"run": str(run.dir), "step": run.step, "hash": fingerprint(run.dir, run.step) if run.manifest["trains"] else None}
+            for run in found
+        ]
+
+
+def load(run_dir: str, other_dir: str, command: str) -> Teacher:
+    """The teacher in one directory, or two. Raises `UserError`: for a missing run, with the `command` that makes it; for a pair that differs."""
+    main = _load(run_dir, command)
+    if not other_dir:
+        return Teacher(main)
+    other = _load(other_dir, command)
+    for key in ("code_shape", "schedule", "codec"):
+        _require_same(key, other.manifest, main.manifest, f"{other_dir} does not go with {run_dir}")
+    if main.manifest["guidance"]["kind"] == "embedded":
+        raise UserError(f"{run_dir} has its guidance built in: it takes no second, unconditional run")
+    return Teacher(main, other)
+
+
+def require_fit(manifest: Mapping[str, Any], teacher: Teacher) -> None:
+    """Raises `UserError` unless a student of this manifest can learn from the teacher: shape, schedule, codec, classes, range of w."""
+    where = f"the teacher {teacher.main.dir} does not fit"
+    for key in ("code_shape", "schedule", "codec", "num_classes"):
+        _require_same(key, teacher.manifest, manifest, where)
+    low, high = teacher.w_range
+    w_min, w_max = manifest["guidance"].get("range", (0.0, 0.0))
+    if w_min < low or w_max > high:
+        raise UserError(f"{where}: it knows w in [{low:g}, {high:g}], and [{w_min:g}, {w_max:g}] is asked for")
+
+
+def _load(run_dir: str, command: str) -> runs.Run:
+    try:
+        return runs.load(run_dir)
+    except UserError as error:
+        hint = f"; make it with: {command}" if "missing" in str(error) or "no checkpoint" in str(error) else ""
+        raise UserError(f"teacher: {error}{hint}") from error
+
+
+def _require_same(key: str, theirs: Mapping[str, Any], ours: Mapping[str, Any], where: str) -> None:
+    if theirs[key] != ours[key]:
+        raise UserError(f"{where}: its {key} is {theirs[key]}, not {ours[key]}")

@@ -1,0 +1,99 @@
+"""Objective + optimiser -> one pure step: (state, batch) -> (state, metrics)."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array
+
+from guided_distill import streams
+from guided_distill.codecs import to_float
+from guided_distill.errors import one_of
+from guided_distill.objectives import Nets, Objective
+from guided_distill.prediction import Denoiser
+from guided_distill.rounds import Rounds
+from guided_distill.state import TrainState
+
+
+@dataclasses.dataclass(frozen=True)
+class Ingredients:
+    """What a step is made of; nothing in here is trained.
+
+    `student(params, dropout_key or None)` and `teacher(teacher leaves)` give Denoisers; `encode` takes images in [-1, 1] to what is diffused.
+    """
+
+    objective: Objective
+    student: Callable[..., Denoiser]
+    teacher: Callable[[Any], Denoiser] | None
+    encode: Callable[[Array], Array]
+    optimiser: optax.GradientTransformation
+    learning_rate: Callable[[Array], Array]
+    rounds: Rounds
+    seed: int
+    ema_decay: float = 0.0
+    dropout: bool = False
+    flip: bool = False
+
+
+def optimiser(
+    name: str = "adam", b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8, weight_decay: float = 0.0, clip: float = 1.0
+) -> optax.GradientTransformation:
+    """Global-norm clip (0: none), then "adam" or "adamw", without the learning rate, which is the step's business."""
+    one_of("optimiser", name, ("adam", "adamw"))
+    parts = [optax.clip_by_global_norm(clip)] if clip else []
+    parts.append(optax.scale_by_adam(b1, b2, eps))
+    if name == "adamw":
+        parts.append(optax.add_decayed_weights(weight_decay))
+    elif weight_decay:
+        raise ValueError("weight_decay needs optim.name = 'adamw'")
+    return optax.chain(*parts)
+
+
+def make(of: Ingredients) -> Callable[[TrainState, Mapping[str, Array]], tuple[TrainState, dict[str, Array]]]:
+    """The step. Pure; jit it with the state donated. Metrics are float32 scalars: loss, grad_norm, learning_rate, num_steps."""
+
+    def step(state: TrainState, batch: Mapping[str, Array]) -> tuple[TrainState, dict[str, Array]]:
+        batch = prepare(of, batch, state.step)
+        num_steps = of.rounds.num_steps_at(state.step)
+        (loss, metrics), gradient = jax.value_and_grad(total_loss, argnums=1, has_aux=True)(
+            of, state.params, state, batch, num_steps
+        )
+        updates, opt_state = of.optimiser.update(gradient, state.opt_state, state.params)
+        rate = of.learning_rate(state.step)
+        params = jax.tree.map(lambda p, u: p - rate * u, state.params, updates)
+        done, _ = of.rounds.within(state.step)
+        ema = None if state.ema is None else moving_average(state.ema, params, of.ema_decay, done)
+        metrics |= {"loss": loss, "grad_norm": optax.global_norm(gradient), "learning_rate": rate, "num_steps": num_steps}
+        return TrainState(state.step + 1, params, ema, opt_state, state.teacher), metrics
+
+    return step
+
+
+def total_loss(of: Ingredients, params, state: TrainState, batch, num_steps: Array) -> tuple[Array, dict[str, Array]]:
+    """(sum over networks of the mean over the global batch, metrics)."""
+    key = streams.key(of.seed, "dropout", state.step) if of.dropout else None
+    nets = Nets(
+        student=of.student(params["student"], key),
+        teacher=None if of.teacher is None else of.teacher(state.teacher),
+        ema=None if state.ema is None else of.student(state.ema["student"], None),
+    )
+    losses, metrics = of.objective(streams.key(of.seed, "objective", state.step), nets, batch, num_steps)
+    return sum(jnp.mean(loss) for loss in losses.values()), metrics
+
+
+def prepare(of: Ingredients, batch: Mapping[str, Array], step: Array) -> dict[str, Array]:
+    """The raw batch flipped at random (where its data set allows it) and encoded, on the device."""
+    x = batch["x"]
+    if of.flip:
+        chosen = jax.random.bernoulli(streams.key(of.seed, "flip", step), 0.5, (x.shape[0], 1, 1, 1))
+        x = jnp.where(chosen, x[:, :, ::-1], x)
+    return {**batch, "x": of.encode(to_float(x))}
+
+
+def moving_average(ema, params, decay: float, done: Array):
+    """ema <- d ema + (1 - d) params, with d = min(decay, (1 + k) / (10 + k)) after k updates: a short memory while it is young."""
+    d = jnp.minimum(decay, (1 + done) / (10 + done))
+    return jax.tree.map(lambda e, p: d * e + (1 - d) * p, ema, params)

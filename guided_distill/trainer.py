@@ -1,0 +1,157 @@
+"""The loop: data -> step -> log -> save -> evaluate -> promote. Run again, it goes on where it stopped."""
+
+import json
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from clu import parameter_overview
+
+from guided_distill import codecs, data, evaluate, logs, parallel, pictures, runs, schedules, stages
+from guided_distill.checkpoint import Checkpoints
+from guided_distill.errors import UserError
+from guided_distill.generate import Generator, noise
+from guided_distill.state import TrainState
+
+MAY_CHANGE = ("save_every", "log_every", "sample_every", "eval_num", "teacher_command")  # When a run is continued.
+
+
+def run(config: Mapping[str, Any], workdir: str | Path, say=print) -> Path:
+    """Trains the stage of a config in `workdir`, from where it stopped if it was begun there. Returns `workdir`.
+
+    Raises `UserError`, before anything is written, for whatever could not work.
+    """
+    workdir = Path(workdir)
+    stage = stages.build(config)
+    require_own(workdir, stage.config)
+    mesh = parallel.make_mesh()
+    if stage.manifest["trains"]:
+        parallel.check_batch_size(stage.loop.batch_size, mesh)
+        data.batches(stage.source, stage.loop.batch_size, stage.loop.seed)  # Fails here if it is too small.
+        checkpoints = Checkpoints(workdir, stage.rounds.ends)
+        state, start = begin(stage, checkpoints, mesh)
+    write_description(workdir, stage)
+    if stage.manifest["trains"]:
+        train(stage, workdir, state, start, checkpoints, mesh, say)
+    return workdir
+
+
+def begin(stage: stages.Stage, checkpoints: Checkpoints, mesh) -> tuple[TrainState, int]:
+    """(state, step): the newest checkpoint's, or a new one, made under jit where it will live."""
+    leaves = stage.leaves()
+    leaves = jax.device_put(leaves, parallel.shardings(leaves, mesh))
+    abstract = jax.eval_shape(stage.init, leaves)
+    shardings = parallel.shardings(abstract, mesh)
+    newest = checkpoints.latest()
+    if newest is None:
+        return jax.jit(stage.init, out_shardings=shardings)(leaves), 0
+    placed = jax.tree.map(lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), abstract, shardings)
+    if newest > stage.rounds.ends[0]:  # Promoted since: the teacher is a student of this run.
+        placed = placed.replace(teacher={"teacher": placed.params["student"]})
+    state, position = checkpoints.restore(placed, newest)
+    if position != newest:
+        raise UserError(f"checkpoint {newest} of {checkpoints.dir} is at batch {position}: it is not from this trainer")
+    return state, newest
+
+
+def train(stage: stages.Stage, workdir: Path, state: TrainState, start: int, checkpoints: Checkpoints, mesh, say) -> None:
+    """The loop itself, from `start` to the end of the last round."""
+    total, loop = stage.rounds.total, stage.loop
+    if start == 0:
+        say(parameter_overview.get_parameter_overview(state.params, include_stats=False))
+    say(f"{workdir}: update {start} of {total}, {len(jax.devices())} x {jax.devices()[0].device_kind}")
+    batches = data.batches(stage.source, loop.batch_size, loop.seed, start)
+    compiled = {step: jax.jit(step, donate_argnums=0) for step in set(stage.steps)}
+    promote = jax.jit(stage.promote, donate_argnums=0)
+    log, show = logs.Log(workdir, start), Show(stage, workdir, mesh)
+    bar, task = logs.progress(workdir.name, total, start)
+    clock, since = time.perf_counter(), start
+    with bar:
+        for step in range(start, total):
+            if stage.rounds.starts_round(step):
+                state = promote(state)
+            index = stage.rounds.round_of(step)
+            state, metrics = compiled[stage.steps[min(index, 1)]](state, parallel.put_batch(next(batches), mesh))
+            done, round_ends = step + 1, step + 1 in stage.rounds.ends
+            if done % loop.log_every == 0 or round_ends:
+                values = {name: float(value) for name, value in jax.device_get(metrics).items()}
+                now = time.perf_counter()
+                values["images_per_second"] = (done - since) * loop.batch_size / (now - clock)
+                log.write(done, values)
+                bar.update(task, completed=done, rate=f"{values['images_per_second']:.0f}/s", loss=f"loss {values['loss']:.3g}")
+            if round_ends or (loop.save_every and done % loop.save_every == 0):
+                checkpoints.save(state, done)
+            if round_ends or (loop.sample_every and done % loop.sample_every == 0):
+                show(state, index, done, log)
+            if done % loop.log_every == 0 or round_ends:
+                clock, since = time.perf_counter(), done
+            if round_ends:
+                say(f"{workdir}: {stage.rounds.describe(index)} done, loss {values['loss']:.3g}, {values['images_per_second']:.0f} examples/s")
+    log.close()
+
+
+class Show:
+    """Sample sheets from the same noise all along, and scores where the config asks for them."""
+
+    def __init__(self, stage: stages.Stage, workdir: Path, mesh):
+        self.stage, self.workdir, self.manifest = stage, workdir, stage.manifest
+        codec = codecs.load(**self.manifest["codec"])
+        self.generator = Generator(runs.bind(self.manifest), codec, self.manifest["clip"], mesh)
+
+    def __call__(self, state: TrainState, index: int, step: int, log: logs.Log) -> None:
+        """Writes samples/<step>.png, and a row of scores against the training data when `eval_num` asks for it."""
+        if self.manifest["objective"] == "encoding":
+            return
+        images, labels = self.generate(state, index, max(self.stage.loop.eval_num, 40 if len(self.manifest["shape"]) > 1 else 1000))
+        shown = 40 if images.ndim == 4 else 1000
+        pictures.save_grid(self.workdir / "samples" / f"{step:08d}.png", images[:shown], 10, None if labels is None else labels[:shown])
+        if self.stage.loop.eval_num:
+            name, features = evaluate.load_features("pixels")
+            fake, real = evaluate.feature_set(images, labels, features), evaluate.reference(self.stage.source, features)
+            log.write(step, {f"{metric}_{name}": value for metric, value in evaluate.score(fake, real).items()}, "eval")
+
+    def generate(self, state: TrainState, index: int, num: int) -> tuple[np.ndarray, np.ndarray | None]:
+        """(samples [num, ...], labels or None) as the manifest recommends, with the round's steps where it has rounds."""
+        weights = (state.params if state.ema is None else state.ema)["student"]
+        steps = self.stage.rounds.num_steps[index] or self.manifest["recommended"]["steps"]
+        cond = {"guidance": np.full((num,), self.manifest["recommended"]["guidance"], np.float32)}
+        labels = None
+        if self.manifest["num_classes"]:
+            labels = cond["label"] = (np.arange(num) % self.manifest["num_classes"]).astype(np.int32)
+        z = noise(0, np.arange(num), tuple(self.manifest["code_shape"]))
+        grid = schedules.grid(schedules.make(**self.manifest["schedule"]), steps)
+        images = self.generator(weights, self.manifest["sampler"], z, cond, grid, seed=0, indices=np.arange(num))
+        return images, labels
+
+
+def require_own(workdir: Path, config: Mapping[str, Any]) -> None:
+    """Raises `UserError` when `workdir` holds something else than this config's run."""
+    path = workdir / "config.json"
+    if not path.is_file():
+        if workdir.is_dir() and any(workdir.iterdir()):
+            raise UserError(f"{workdir} is not empty and holds no run; choose another --workdir")
+        return
+    before, now = _flat(json.loads(path.read_text())), _flat(json.loads(json.dumps(dict(config))))
+    differ = [k for k in sorted(before.keys() | now.keys()) if before.get(k) != now.get(k) and k not in MAY_CHANGE]
+    if differ:
+        shown = "; ".join(f"{k} was {before.get(k)!r}, is {now.get(k)!r}" for k in differ[:4])
+        raise UserError(f"{workdir} belongs to another config ({shown}); choose another --workdir or remove it")
+
+
+def write_description(workdir: Path, stage: stages.Stage) -> None:
+    """config.json and manifest.json, whole or not at all."""
+    workdir.mkdir(parents=True, exist_ok=True)
+    for name, value in (("manifest", stage.manifest), ("config", stage.config)):
+        part = workdir / f"{name}.json.part"
+        part.write_text(json.dumps(value, indent=2) + "\n")
+        part.replace(workdir / f"{name}.json")
+
+
+def _flat(values: Mapping[str, Any], path: str = "") -> dict[str, Any]:
+    out = {}
+    for name, value in values.items():
+        out |= _flat(value, f"{path}{name}.") if isinstance(value, Mapping) else {f"{path}{name}": value}
+    return out

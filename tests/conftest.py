@@ -1,0 +1,34 @@
+"""JAX is strict here: rank promotion raises, public signatures are checked by jaxtyping. Everything runs offline on the CPU."""
+
+import os
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import jax  # noqa: E402
+import jaxtyping  # noqa: E402
+import pytest  # noqa: E402
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jaxtyping.install_import_hook("guided_distill", "beartype.beartype")
+
+
+@pytest.fixture(scope="session")
+def oracle():
+    """The exact denoiser of an off-centre Gaussian N((0.6, -0.3), 0.25² I), one class: its flow is known in closed form."""
+    from guided_distill import schedules
+    from guided_distill.denoiser import Parameterised
+    from guided_distill.models.mixture import Mixture
+
+    network = Mixture(modes=(((0.6, -0.3),),), sigma=0.25)
+    return Parameterised(network, "v", "logsnr", schedules.Cosine()).bind({})
+
+
+@pytest.fixture(scope="session")
+def ring():
+    """The exact denoiser of four classes with two modes each on the unit circle."""
+    from guided_distill import schedules
+    from guided_distill.data.mixture2d import modes
+    from guided_distill.denoiser import Parameterised
+    from guided_distill.models.mixture import Mixture
+
+    return Parameterised(Mixture(modes("RING"), 0.12), "v", "logsnr", schedules.Cosine()).bind({})
