@@ -130,6 +130,7 @@ def encoding(config: ConfigDict) -> ConfigDict:
     config.objective.name = "encoding"
     del config.objective.stochastic
     config.objective.w_min = config.objective.w_max = config.objective.w_min_share = 0.0
+    config.objective.weighting.max_logsnr = 20.0  # Its first step starts there, at t = 0: a lower cap would switch it off.
     config.sampling.guidance = 0.0
     return config
 

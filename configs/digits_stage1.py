@@ -22,4 +22,5 @@ def get_config(arg: str = ""):
     config.ema = 0.99
     if a.tiny:
         config.batch_size, config.num_updates, config.save_every, config.log_every = 16, 8, 4, 4
+        config.sampling.steps = 8
     return config

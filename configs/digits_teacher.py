@@ -29,6 +29,7 @@ def get_config(arg: str = ""):
     config.optim.lr, config.optim.warmup, config.optim.decay = 1e-3, 200, "cosine"
     config.ema = 0.999
     if a.tiny:
-        config.network.channels, config.network.num_res_blocks = 8, 1
+        config.network.channels, config.network.num_res_blocks, config.network.channel_multipliers = 8, 1, (1,)
+        config.network.attention_resolutions, config.sampling.steps = (), 8
         config.batch_size, config.num_updates, config.save_every, config.log_every = 16, 12, 6, 4
     return config

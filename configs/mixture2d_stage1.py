@@ -19,9 +19,9 @@ def get_config(arg: str = ""):
     w_min, w_max = (0.0, 0.0) if a.unguided else (a.w, a.w) if a.w >= 0 else (0.0, 4.0)
     base.matching(config, w_min, w_max, 0.1 if w_max > w_min else 0.0)
     config.objective.weighting.max_logsnr = 8.0
-    config.network = {"name": "mlp", "width": 256, "depth": 3}
+    config.network = {"name": "mlp", "width": 128, "depth": 3}
     config.prediction, config.time_input = "v", "u"
-    config.batch_size = 1024
+    config.batch_size = 512
     config.num_updates = 8000
     config.optim.lr, config.optim.decay, config.optim.warmup = 2e-3, "cosine", 100
     config.save_every = 2000

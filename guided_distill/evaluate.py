@@ -1,6 +1,5 @@
 """Generation + metrics: how good samples are, against data and against a teacher from the same noise."""
 
-import importlib
 from collections.abc import Sequence
 
 import numpy as np
@@ -9,6 +8,7 @@ from guided_distill.codecs import to_float
 from guided_distill.data import Source
 from guided_distill.features import Features
 from guided_distill.metrics import FeatureSet
+from guided_distill.plugins import resolve
 
 AGAINST_DATA = ("frechet", "precision_recall", "class_variance")
 
@@ -24,8 +24,8 @@ def reference(source: Source, features: Features) -> FeatureSet:
 
 
 def load_features(name: str) -> tuple[str, Features]:
-    """(what its metrics are called by, feature function)."""
-    module = importlib.import_module(f"guided_distill.features.{name}")
+    """(what its metrics are called by, feature function). Raises `UserError` for an unknown name."""
+    module = resolve("features", name)
     return module.NAME, module.make()
 
 
@@ -37,7 +37,7 @@ def score(
     for name in metrics:
         if name == "class_variance" and (fake.labels is None or real.labels is None):
             continue
-        out |= importlib.import_module(f"guided_distill.metrics.{name}").compute(fake, real)
+        out |= resolve("metrics", name).compute(fake, real)
     if teacher is not None:
-        out |= importlib.import_module("guided_distill.metrics.paired").compute(fake, teacher)
+        out |= resolve("metrics", "paired").compute(fake, teacher)
     return out

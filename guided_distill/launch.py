@@ -96,7 +96,7 @@ def say(text: str) -> None:
 
 
 def prepare_process() -> None:
-    """Orbax's information lines are silenced. Compiled programs are kept between runs, unless JAX_COMPILATION_CACHE_DIR says where (or that it is off, when empty)."""
-    logging.set_verbosity(logging.WARNING)
+    """Orbax's chatter is silenced. Compiled programs are kept between runs, unless JAX_COMPILATION_CACHE_DIR says where (or that it is off, when empty)."""
+    logging.set_verbosity(logging.ERROR)
     if jax.config.jax_compilation_cache_dir is None:
         jax.config.update("jax_compilation_cache_dir", str(Path.home() / ".cache" / "guided_distill" / "jax"))

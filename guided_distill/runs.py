@@ -4,10 +4,8 @@
     images = run.sample(16, steps=4, guidance=1.0, labels=3, seed=0)
 """
 
-import importlib
 import json
 from collections.abc import Callable, Mapping
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +18,7 @@ from guided_distill.checkpoint import Checkpoints
 from guided_distill.denoiser import Parameterised
 from guided_distill.errors import UserError, one_of
 from guided_distill.generate import Generator, noise
+from guided_distill.plugins import resolve
 from guided_distill.prediction import Denoiser
 
 FORMAT = 1
@@ -44,17 +43,12 @@ def read_manifest(run_dir: str | Path) -> dict[str, Any]:
     return manifest
 
 
-def network_names() -> list[str]:
-    """The networks that there are."""
-    return sorted(f.name[:-3] for f in files("guided_distill.models").iterdir() if f.name.endswith(".py") and f.name[0] != "_")
-
-
 def parameterised(manifest: Mapping[str, Any]) -> Parameterised:
     """The network of a manifest with the meaning of its output. Raises `UserError` for unknown names and arguments."""
     name, arguments = manifest["network"]["name"], manifest["network"]["args"]
-    one_of("network", name, network_names())
+    make = resolve("models", name).Network
     try:
-        network = importlib.import_module(f"guided_distill.models.{name}").Network(**_tuples(arguments))
+        network = make(**_tuples(arguments))
     except TypeError as error:
         raise UserError(f"network {name}: {error}") from error
     return Parameterised(network, manifest["prediction"], manifest["time_input"], schedules.make(**manifest["schedule"]))

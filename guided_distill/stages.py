@@ -4,13 +4,11 @@ Everything that can be wrong is found here, before anything is written: unread k
 """
 
 import dataclasses
-import importlib
 import json
 import platform
 import subprocess
 from collections.abc import Callable, Mapping
 from importlib.metadata import version
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +18,7 @@ import guided_distill
 from guided_distill import codecs, data, rounds, runs, samplers, schedules, state, streams, teachers, train_step, weighting
 from guided_distill.errors import UserError, one_of
 from guided_distill.keys import Keys
+from guided_distill.plugins import names, resolve
 
 INHERIT = "inherit"  # The value that says: as the teacher has it.
 CHAINS = ("progressive", "encoding")  # Objectives that halve.
@@ -59,7 +58,7 @@ def build(config: Mapping[str, Any]) -> Stage:
     keys = Keys(config)
     objective_keys = keys.part("objective")
     kind = objective_keys.take("name")
-    one_of("objective", kind, objective_names())
+    one_of("objective", kind, ["none", *names("objectives")])  # "none": an exact network, which needs no training.
     taught = kind not in ("none", "denoising")
     teacher = None
     if taught:
@@ -103,12 +102,6 @@ def build(config: Mapping[str, Any]) -> Stage:
     )
 
 
-def objective_names() -> list[str]:
-    """The training methods that there are, and "none", for an exact network that needs no training."""
-    found = files("guided_distill.objectives").iterdir()
-    return ["none"] + sorted(f.name[:-3] for f in found if f.name.endswith(".py") and f.name[0] != "_")
-
-
 def describe(keys: Keys, objective: Keys, kind: str, teacher: teachers.Teacher | None) -> dict[str, Any]:
     """The manifest: all that is needed to use the run without its config."""
     above = teacher.manifest if teacher else {}
@@ -145,6 +138,8 @@ def describe(keys: Keys, objective: Keys, kind: str, teacher: teachers.Teacher |
     manifest["weights"] = "ema" if manifest["ema"] else "params"
     manifest["guidance"] = describe_guidance(objective, kind, info.num_classes)
     manifest |= describe_network(keys, manifest, above)
+    if manifest["guidance"].get("range") == [0.0, 0.0] and not manifest["network"]["args"].get("embed_guidance"):
+        manifest["guidance"] = {"kind": "none"}
     manifest |= describe_sampling(keys.part("sampling"), objective, kind, manifest)
     return json.loads(json.dumps(manifest | provenance()))
 
@@ -157,7 +152,7 @@ def describe_guidance(objective: Keys, kind: str, num_classes: int) -> dict[str,
     w_min, w_max = objective.take("w_min"), objective.take("w_max")
     if not 0 <= w_min <= w_max:
         raise UserError(f"config.objective: 0 <= w_min <= w_max does not hold for w_min {w_min:g}, w_max {w_max:g}")
-    return {"kind": "embedded", "range": [float(w_min), float(w_max)]} if w_max > 0 else {"kind": "none"}
+    return {"kind": "embedded", "range": [float(w_min), float(w_max)]}
 
 
 def describe_network(keys: Keys, manifest: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
@@ -179,8 +174,7 @@ def describe_network(keys: Keys, manifest: Mapping[str, Any], above: Mapping[str
         name = above["network"]["name"]
         found = {key: above[key] if value == INHERIT else value for key, value in found.items()}
     structure["out_channels"] *= 2 if found["prediction"] == "both" else 1
-    one_of("network", name, runs.network_names())
-    fields = {field.name for field in dataclasses.fields(importlib.import_module(f"guided_distill.models.{name}").Network)}
+    fields = {field.name for field in dataclasses.fields(resolve("models", name).Network)}
     arguments = (above["network"]["args"] if inherits else {}) | part.rest()
     for key in arguments:
         one_of(f"key in config.network ({name}):", key, sorted(fields - {"parent", "name"} - set(structure)) + list(structure))
@@ -232,7 +226,7 @@ def make_objective(kind: str, part: Keys, manifest: Mapping[str, Any]) -> Any:
     if kind == "none":
         return None
     weights = part.part("weighting").call(weighting.make)
-    make = importlib.import_module(f"guided_distill.objectives.{kind}").make
+    make = resolve("objectives", kind).make
     others = {"schedule": schedules.make(**manifest["schedule"]), "weighting": weights}
     taken = {"denoising": ("dropout",), "progressive": ("w_min", "w_max", "stochastic")}.get(kind, ("w_min", "w_max"))
     others |= {name: part.take(name) for name in taken}

@@ -6,7 +6,6 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Int
 
 Params = Any
 
@@ -18,11 +17,12 @@ class TrainState:
     `teacher` are the frozen weights: leaves of the state, never a closure, so that promotion does not recompile.
     """
 
-    step: Int[Array, ""]
-    params: dict[str, Params]
-    ema: dict[str, Params] | None
+    # JAX rebuilds pytrees with placeholders for leaves, so the fields are typed by their names alone.
+    step: Any  # int32 [], updates since the run began
+    params: Any  # dict[str, Params]
+    ema: Any  # dict[str, Params] or None
     opt_state: Any
-    teacher: dict[str, Params]
+    teacher: Any  # dict[str, Params]
 
 
 def create(

@@ -25,7 +25,7 @@ class Ingredients:
     `student(params, dropout_key or None)` and `teacher(teacher leaves)` give Denoisers; `encode` takes images in [-1, 1] to what is diffused.
     """
 
-    objective: Objective
+    objective: Objective | None
     student: Callable[..., Denoiser]
     teacher: Callable[[Any], Denoiser] | None
     encode: Callable[[Array], Array]

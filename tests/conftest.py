@@ -1,7 +1,9 @@
 """JAX is strict here: rank promotion raises, public signatures are checked by jaxtyping. Everything runs offline on the CPU."""
 
 import os
+from pathlib import Path
 
+ROOT = Path(__file__).parents[1]
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import jax  # noqa: E402
@@ -9,6 +11,9 @@ import jaxtyping  # noqa: E402
 import pytest  # noqa: E402
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+# The same tiny programs are compiled by several tests and workers.
+jax.config.update("jax_compilation_cache_dir", str(ROOT / ".cache" / "jax-tests"))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 jaxtyping.install_import_hook("guided_distill", "beartype.beartype")
 
 
@@ -32,3 +37,25 @@ def ring():
     from guided_distill.models.mixture import Mixture
 
     return Parameterised(Mixture(modes("RING"), 0.12), "v", "logsnr", schedules.Cosine()).bind({})
+
+
+@pytest.fixture(scope="session")
+def digits(tmp_path_factory):
+    """A directory with a tiny chain on digits, trained once: teacher, stage1, stage2."""
+    from configs import digits_chain
+    from guided_distill import launch
+
+    workdir = tmp_path_factory.mktemp("digits")
+    launch.train(digits_chain.get_config("tiny").to_dict(), str(workdir))
+    return workdir
+
+
+@pytest.fixture(scope="session")
+def mixture(tmp_path_factory):
+    """A directory with a tiny chain on the mixture, trained once."""
+    from configs import mixture2d_chain
+    from guided_distill import launch
+
+    workdir = tmp_path_factory.mktemp("mixture")
+    launch.train(mixture2d_chain.get_config("tiny").to_dict(), str(workdir))
+    return workdir

@@ -16,8 +16,7 @@ from guided_distill.models import mlp, unet
 
 B, CLASSES = 4, 3
 SMALL = {"channels": 8, "channel_multipliers": [1, 2], "num_res_blocks": 1, "attention_resolutions": [2]}
-SHALLOW = {"channel_multipliers": (1,), "attention_resolutions": (4,)}
-LAST = {"unet": "conv_out", "mlp": "out"}
+SHALLOW = {"channel_multipliers": (1,), "attention_resolutions": (), "num_res_blocks": 0}
 NETWORKS = {
     "unet": (unet.Network, (4, 4, 1), {"out_channels": 2, **SMALL}),
     "mlp": (mlp.Network, (2,), {"out_channels": 2, "width": 16, "depth": 2}),
@@ -66,7 +65,9 @@ def without_guidance(params):
 
 def with_zero_guidance(params):
     flat = traverse_util.flatten_dict(params)
-    return traverse_util.unflatten_dict({k: 0 * v if "guidance_out" in k else v for k, v in flat.items()})
+    return traverse_util.unflatten_dict(
+        {k: jnp.zeros(v.shape) if "guidance_out" in k else v for k, v in flat.items()}
+    )
 
 
 def test_frequencies_fall_from_1_to_1_over_max_period():
@@ -82,24 +83,25 @@ def test_guidance_embedding_starts_at_zero_and_can_learn():
     embed, w = GuidanceEmbedding(features=8), jnp.array([0.0, 0.5, 4.0])
     params = quick_jit(embed.init)(jax.random.key(0), w)
     np.testing.assert_array_equal(embed.apply(params, w), np.zeros((3, 8)))
-    grads = jax.grad(lambda p: jnp.sum(embed.apply(p, w)))(params)["params"]["guidance_out"]
-    assert all(jnp.any(g != 0) for g in jax.tree.leaves(grads))
+    grads = quick_jit(jax.grad(lambda p: jnp.sum(embed.apply(p, w))))(params)["params"]["guidance_out"]
+    assert all(np.any(np.asarray(g) != 0) for g in jax.tree.leaves(grads))
 
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_a_new_network_ignores_w_and_a_trained_one_does_not(name):
-    net, _, apply, z, time = build(name, embed_guidance=True)
+    net, _, apply, z, time = build(name, embed_guidance=True, **(SHALLOW if name == "unet" else {}))
     params = quick_jit(net.init)(jax.random.key(0), z, time, cond())["params"]
     np.testing.assert_array_equal(apply(params, z, time, cond()), np.zeros((*z.shape[:-1], 2)))
-    fresh = {**params, LAST[name]: perturbed(params[LAST[name]])}
-    np.testing.assert_array_equal(*[apply(fresh, z, time, cond(w=w)) for w in (0.0, 3.0)])
     moved = perturbed(params)
-    student = with_zero_guidance(moved)
+    # A new network is mostly zero: all moves but the guidance input, which stays as initialised.
+    initial = traverse_util.flatten_dict(params)
+    flat = traverse_util.flatten_dict(moved)
+    student = traverse_util.unflatten_dict({k: initial[k] if "guidance" in k else v for k, v in flat.items()})
     outputs = [apply(student, z, time, cond(w=w)) for w in (0.0, 3.0)]
-    assert jnp.std(outputs[0]) > 0.01
+    assert np.std(outputs[0]) > 0.01
     np.testing.assert_array_equal(*outputs)
     outputs = [apply(moved, z, time, cond(w=w)) for w in (0.0, 3.0)]
-    assert not jnp.allclose(*outputs, atol=1e-3)
+    assert not np.allclose(*outputs, atol=1e-3)
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -120,10 +122,10 @@ def test_labels_time_and_the_null_class_are_heard(name):
     assert shapes["conditioning"]["label"]["embedding"].shape[0] == CLASSES + 1
     moved = perturbed(shapes)
     outputs = [apply(moved, z, time, cond(label)) for label in range(CLASSES + 1)]
-    assert jnp.all(jnp.isfinite(jnp.stack(outputs)))
+    assert np.all(np.isfinite(outputs))
     for other in outputs[:-1]:
-        assert not jnp.allclose(outputs[-1], other, atol=1e-3)
-    assert not jnp.allclose(outputs[0], apply(moved, z, 1 - time, cond(0)), atol=1e-3)
+        assert not np.allclose(outputs[-1], other, atol=1e-3)
+    assert not np.allclose(outputs[0], apply(moved, z, 1 - time, cond(0)), atol=1e-3)
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -159,15 +161,15 @@ def test_presets_have_the_published_size(preset, size, num_classes, millions):
 
 @pytest.mark.parametrize("remat", [False, True])
 def test_dropout_is_active_iff_its_rng_is_given(remat):
-    _, shapes, apply, z, time = build("unet", dropout=0.5, remat=remat)
-    plain = build("unet")[2]
+    _, shapes, apply, z, time = build("unet", dropout=0.5, remat=remat, **SHALLOW)
+    plain = build("unet", **SHALLOW)[2]
     moved = perturbed(shapes)
     dropped = [apply(moved, z, time, cond(), {"dropout": jax.random.key(k)}) for k in (0, 0, 1)]
     np.testing.assert_array_equal(dropped[0], dropped[1])
-    assert not jnp.allclose(dropped[0], dropped[2], atol=1e-3)
+    assert not np.allclose(dropped[0], dropped[2], atol=1e-3)
     expected = plain(moved, z, time, cond())
     np.testing.assert_allclose(apply(moved, z, time, cond()), expected, rtol=1e-5, atol=1e-5)
-    assert not jnp.allclose(dropped[0], expected, atol=1e-3)
+    assert not np.allclose(dropped[0], expected, atol=1e-3)
 
 
 def test_remat_changes_neither_outputs_nor_gradients():
@@ -184,7 +186,7 @@ def test_remat_changes_neither_outputs_nor_gradients():
         return quick_jit(jax.grad(loss, has_aux=True))(moved)
 
     for a, b in zip(jax.tree.leaves(results(plain)), jax.tree.leaves(results(remat)), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4 * float(jnp.max(jnp.abs(a))))
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4 * float(np.max(np.abs(a))))
 
 
 def test_bfloat16_has_float32_parameters_and_output_and_is_close():
@@ -194,7 +196,7 @@ def test_bfloat16_has_float32_parameters_and_output_and_is_close():
     moved = perturbed(shapes)
     expected, output = apply(moved, z, time, cond(1)), half(moved, z, time, cond(1))
     assert output.dtype == jnp.float32
-    difference = jnp.linalg.norm(output - expected) / jnp.linalg.norm(expected)
+    difference = np.linalg.norm(output - expected) / np.linalg.norm(expected)
     assert 1e-5 < difference < 0.05
 
 
@@ -210,13 +212,15 @@ def test_time_and_w_enter_in_float32():
     @quick_jit
     def vector(time, w):
         capture = {"capture_intermediates": lambda module, _: isinstance(module, Conditioning)}
-        _, state = net.apply({"params": params}, z, time, {"label": cond()["label"], "guidance": w}, **capture)
+        _, state = net.apply(
+            {"params": params}, z, time, {"label": cond()["label"], "guidance": w}, **capture
+        )
         return state["intermediates"]["conditioning"]["__call__"][0]
 
     start = vector(fixed, fixed)
     assert start.dtype == jnp.float32
     for other in (vector(nudged, fixed), vector(fixed, nudged)):
-        assert jnp.max(jnp.abs(other - start)) > 1e-2
+        assert np.max(np.abs(other - start)) > 1e-2
 
 
 def test_downsampling_undoes_upsampling_and_both_keep_the_mean():
@@ -224,36 +228,43 @@ def test_downsampling_undoes_upsampling_and_both_keep_the_mean():
     assert upsample(h).shape == (2, 8, 12, 3) and downsample(h).shape == (2, 2, 3, 3)
     np.testing.assert_allclose(downsample(upsample(h)), h, rtol=1e-6)
     for resample in (upsample, downsample):
-        np.testing.assert_allclose(resample(h).mean((1, 2)), h.mean((1, 2)), atol=1e-6)
+        means = [np.asarray(image).mean((1, 2)) for image in (resample(h), h)]
+        np.testing.assert_allclose(*means, atol=1e-6)
 
 
 def test_unknown_resampling_is_refused():
     with pytest.raises(ValueError, match="sideways"):
-        jax.eval_shape(ResBlock(4, "sideways").init, jax.random.key(0), jnp.ones((2, 4, 4, 4)), jnp.ones((2, 3)))
+        jax.eval_shape(
+            ResBlock(4, "sideways").init, jax.random.key(0), jnp.ones((2, 4, 4, 4)), jnp.ones((2, 3))
+        )
 
 
 @pytest.mark.parametrize(("resample", "law"), [(None, lambda h: h), ("up", upsample), ("down", downsample)])
 def test_a_new_block_is_its_skip_path(resample, law):
     h, emb = jax.random.normal(jax.random.key(0), (2, 4, 4, 8)), jnp.ones((2, 5))
     block = ResBlock(8, resample)
-    np.testing.assert_array_equal(block.apply(quick_jit(block.init)(jax.random.key(1), h, emb), h, emb), law(h))
+    output, _ = quick_jit(block.init_with_output)(jax.random.key(1), h, emb)
+    np.testing.assert_allclose(output, law(h), atol=1e-6)
 
 
 @pytest.mark.parametrize(("fields", "heads"), [({}, 1), ({"num_heads": 2}, 2), ({"head_dim": 2}, 4)])
 def test_attention_is_softmax_of_scaled_products(fields, heads):
-    h = jax.random.normal(jax.random.key(0), (2, 3, 4, 8))
+    h = np.random.default_rng(0).standard_normal((2, 3, 4, 8)).astype(np.float32)
     attention = SelfAttention(**fields)
-    params = perturbed(jax.eval_shape(attention.init, jax.random.key(1), h))
-    p = params["params"]
+    params = perturbed(jax.eval_shape(attention.init, jax.random.key(1), jnp.asarray(h)))
+    p = jax.tree.map(np.asarray, params["params"])
     grouped = h.reshape(2, 12, 2, 4)  # 2 groups of 4 channels
     norm = (grouped - grouped.mean((1, 3), keepdims=True)) / grouped.std((1, 3), keepdims=True)
-    tokens = norm.reshape(2, 12, 8) * p["norm"]["scale"][None, None] + p["norm"]["bias"][None, None]
-    qkv = jnp.einsum("blc,cd->bld", tokens, p["qkv"]["kernel"]) + p["qkv"]["bias"][None, None]
-    q, k, v = (part.reshape(2, 12, heads, 8 // heads) for part in jnp.split(qkv, 3, axis=-1))
-    weights = jax.nn.softmax(jnp.einsum("bind,bjnd->bnij", q, k) / math.sqrt(8 // heads), axis=-1)
-    mixed = jnp.einsum("bnij,bjnd->bind", weights, v).reshape(2, 12, 8)
-    out = mixed @ p["out"]["kernel"] + p["out"]["bias"][None, None]
-    np.testing.assert_allclose(attention.apply(params, h), h + out.reshape(h.shape), rtol=1e-4, atol=1e-4)
+    tokens = norm.reshape(2, 12, 8) * p["norm"]["scale"] + p["norm"]["bias"]
+    qkv = tokens @ p["qkv"]["kernel"] + p["qkv"]["bias"]
+    q, k, v = (part.reshape(2, 12, heads, 8 // heads) for part in np.split(qkv, 3, axis=-1))
+    weights = np.exp(np.einsum("bind,bjnd->bnij", q, k) / math.sqrt(8 // heads))
+    weights /= weights.sum(-1, keepdims=True)
+    mixed = np.einsum("bnij,bjnd->bind", weights, v).reshape(2, 12, 8)
+    expected = h + (mixed @ p["out"]["kernel"] + p["out"]["bias"]).reshape(h.shape)
+    np.testing.assert_allclose(
+        quick_jit(attention.apply)(params, jnp.asarray(h)), expected, rtol=1e-4, atol=1e-4
+    )
 
 
 def test_attention_heads_must_divide_the_channels():

@@ -1,15 +1,14 @@
 """Codecs, one a file: `make(**arguments) -> Codec`, found by name. The one object by which latent space differs from pixel space."""
 
-import importlib
 from collections.abc import Callable
-from importlib.resources import files
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from guided_distill.errors import UserError, one_of
+from guided_distill.errors import UserError
+from guided_distill.plugins import resolve
 
 
 class Codec(NamedTuple):
@@ -24,9 +23,9 @@ class Codec(NamedTuple):
 
 def load(name: str, **arguments) -> Codec:
     """The named codec. Raises `UserError` for an unknown name or argument."""
-    one_of("codec", name, sorted(f.name[:-3] for f in files(__name__).iterdir() if f.name.endswith(".py") and f.name[0] != "_"))
+    make = resolve("codecs", name).make
     try:
-        return importlib.import_module(f"guided_distill.codecs.{name}").make(**arguments)
+        return make(**arguments)
     except TypeError as error:
         raise UserError(f"codec {name}: {error}") from error
 

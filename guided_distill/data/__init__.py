@@ -5,13 +5,13 @@ entries of cond ("label" int32). Nothing is decoded on the way; normalising is t
 """
 
 import dataclasses
-import importlib
 from collections.abc import Iterator, Mapping
 
 import grain
 import numpy as np
 
-from guided_distill.errors import UserError, one_of
+from guided_distill.errors import UserError
+from guided_distill.plugins import resolve
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,18 +40,11 @@ class Source:
 
 def load(name: str, split: str = "train", **arguments) -> Source:
     """The named data set's split. Raises `UserError` for an unknown name, split or argument, naming the valid ones."""
-    one_of("data set", name, names())
+    make = resolve("data", name).make
     try:
-        return importlib.import_module(f"guided_distill.data.{name}").make(split, **arguments)
+        return make(split, **arguments)
     except TypeError as error:
         raise UserError(f"data set {name}: {error}") from error
-
-
-def names() -> list[str]:
-    """The data sets that there are."""
-    from importlib.resources import files
-
-    return sorted(f.name[:-3] for f in files(__name__).iterdir() if f.name.endswith(".py") and f.name[0] != "_")
 
 
 def batches(source: Source, batch_size: int, seed: int, start: int = 0) -> Iterator[dict[str, np.ndarray]]:

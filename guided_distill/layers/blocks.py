@@ -52,7 +52,9 @@ class ResBlock(nn.Module):
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, h: Float[Array, "b h w c"], emb: Float[Array, "b e"]) -> Float[Array, "b h2 w2 {self.out_channels}"]:
+    def __call__(
+        self, h: Float[Array, "b h w c"], emb: Float[Array, "b e"]
+    ) -> Float[Array, "b h2 w2 {self.out_channels}"]:
         """h, and emb (float32) that scales and shifts the second norm: norm(h) (1 + scale) + shift.
 
         Raises:

@@ -48,7 +48,10 @@ class GuidanceEmbedding(nn.Module):
 
     @nn.compact
     def __call__(self, w: Real[Array, " b"]) -> Float[Array, "b {self.features}"]:
-        fourier = sinusoidal(w.astype(jnp.float32) * self.multiplier, self.dim or self.features, self.max_period)
+        """w (0 = off), in its own units, as it is in cond["guidance"]."""
+        fourier = sinusoidal(
+            w.astype(jnp.float32) * self.multiplier, self.dim or self.features, self.max_period
+        )
         h = nn.swish(nn.Dense(self.features, name="guidance_in")(fourier))
         return nn.Dense(self.features, kernel_init=nn.initializers.zeros, name="guidance_out")(h)
 
@@ -71,7 +74,9 @@ class Conditioning(nn.Module):
     max_period: float = 10000.0
 
     @nn.compact
-    def __call__(self, time: Real[Array, " b"], cond: Mapping[str, Array]) -> Float[Array, "b {self.features}"]:
+    def __call__(
+        self, time: Real[Array, " b"], cond: Mapping[str, Array]
+    ) -> Float[Array, "b {self.features}"]:
         """Reads cond["label"] int [b] iff num_classes > 0 and cond["guidance"] [b] iff embed_guidance.
 
         Raises:
@@ -81,10 +86,14 @@ class Conditioning(nn.Module):
         h = nn.swish(nn.Dense(self.features, name="time_in")(fourier))
         h = nn.Dense(self.features, name="time_out")(h)
         if self.num_classes:
-            table = nn.Embed(self.num_classes + 1, self.features, embedding_init=nn.initializers.normal(1.0), name="label")
+            table = nn.Embed(
+                self.num_classes + 1, self.features, embedding_init=nn.initializers.normal(1.0), name="label"
+            )
             h = h + table(required(cond, "label", f"num_classes is {self.num_classes}"))
         if self.embed_guidance:
-            embed = GuidanceEmbedding(self.features, self.guidance_multiplier, self.dim, self.max_period, name="guidance")
+            embed = GuidanceEmbedding(
+                self.features, self.guidance_multiplier, self.dim, self.max_period, name="guidance"
+            )
             h = h + embed(required(cond, "guidance", "embed_guidance is set"))
         return h
 
@@ -96,5 +105,7 @@ def required(cond: Mapping[str, Array], name: str, reason: str) -> Array:
       UserError: it is not there; says why the network needs it and what there is.
     """
     if name not in cond:
-        raise UserError(f"this network needs cond[{name!r}], since {reason}; given: {sorted(cond) or 'nothing'}")
+        raise UserError(
+            f"this network needs cond[{name!r}], since {reason}; given: {sorted(cond) or 'nothing'}"
+        )
     return cond[name]

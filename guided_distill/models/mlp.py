@@ -41,7 +41,9 @@ class Mlp(nn.Module):
     cond_width: int = 64
 
     @nn.compact
-    def __call__(self, z: Float[Array, "b d"], time: Float[Array, " b"], cond: Mapping[str, Array]) -> Float[Array, "b {self.out_channels}"]:
+    def __call__(
+        self, z: Float[Array, "b d"], time: Float[Array, " b"], cond: Mapping[str, Array]
+    ) -> Float[Array, "b {self.out_channels}"]:
         """The raw output for z at `time` in [0, 1].
 
         Reads cond["label"] int [b] iff num_classes > 0 and cond["guidance"] float [b] iff embed_guidance,

@@ -74,7 +74,9 @@ class UNet(nn.Module):
         super().__post_init__()
 
     @nn.compact
-    def __call__(self, z: Float[Array, "b h w c"], time: Float[Array, " b"], cond: Mapping[str, Array]) -> Float[Array, "b h w {self.out_channels}"]:
+    def __call__(
+        self, z: Float[Array, "b h w c"], time: Float[Array, " b"], cond: Mapping[str, Array]
+    ) -> Float[Array, "b h w {self.out_channels}"]:
         """The raw output for z at `time` (in [0, 1] with the default multiplier).
 
         Reads cond["label"] int [b] iff num_classes > 0 and cond["guidance"] float [b] iff embed_guidance,
@@ -96,7 +98,9 @@ class UNet(nn.Module):
         )(time, cond)
         rematerialise = nn.remat if self.remat else lambda module: module
         res_block = partial(rematerialise(ResBlock), dropout=self.dropout, dtype=self.dtype)
-        attention = partial(rematerialise(SelfAttention), num_heads=self.num_heads, head_dim=self.head_dim, dtype=self.dtype)
+        attention = partial(
+            rematerialise(SelfAttention), num_heads=self.num_heads, head_dim=self.head_dim, dtype=self.dtype
+        )
 
         def block(h: Array, width: int, name: str) -> Array:
             h = res_block(width, name=name)(h, emb)

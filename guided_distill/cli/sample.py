@@ -1,0 +1,54 @@
+"""Draw samples from a run, as a PNG grid or an npz file.
+
+    python -m guided_distill sample runs/digits_stage2 --steps=4 --guidance=1 --labels=3,8 --out=grid.png
+
+An npz holds `images` (uint8 [n, h, w, c]; points: float32 [n, 2]), `labels` and `guidance`. What is not said is as the run recommends.
+"""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+
+import guided_distill
+from guided_distill import pictures
+from guided_distill.cli import numbers
+from guided_distill.codecs import to_uint8
+from guided_distill.errors import UserError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Of `sample`."""
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("run", help="run directory")
+    parser.add_argument("--num", type=int, default=100, help="samples (default 100)")
+    parser.add_argument("--steps", type=int, help="sampling steps; a halved chain has those that it was trained for")
+    parser.add_argument("--guidance", type=float, help="w, 0 is no guidance")
+    parser.add_argument("--labels", help="one class or several, in turn: 3 or 3,8 (default: all in turn)")
+    parser.add_argument("--sampler", help="ddim, ancestral, stochastic, heun or dpmpp_2m")
+    parser.add_argument("--seed", type=int, default=0, help="sample k depends on it and k alone (default 0)")
+    parser.add_argument("--step", type=int, help="of the checkpoint (default: the newest)")
+    parser.add_argument("--columns", type=int, help="of the grid")
+    parser.add_argument("--out", type=Path, default=Path("samples.png"), help="a .png or .npz (default samples.png)")
+
+
+def main(args: argparse.Namespace) -> None:
+    """Writes args.out."""
+    if args.out.suffix not in (".png", ".npz"):
+        raise UserError(f"--out {args.out} must end in .png or .npz")
+    run = guided_distill.load(args.run, args.step)
+    labels = None
+    if args.labels:
+        labels = np.resize(np.asarray(numbers(args.labels, int)), max(args.num, 0))
+    samples = run.sample(args.num, args.steps, args.guidance, labels, args.seed, args.sampler)
+    if labels is None and run.manifest["num_classes"]:
+        labels = np.arange(args.num) % run.manifest["num_classes"]
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    if args.out.suffix == ".png":
+        pictures.save_grid(args.out, samples, args.columns, labels)
+    else:
+        w = run.manifest["recommended"]["guidance"] if args.guidance is None else args.guidance
+        images = to_uint8(samples) if samples.ndim == 4 else samples
+        extra = {} if labels is None else {"labels": labels.astype(np.int32)}
+        np.savez(args.out, images=images, guidance=np.full(args.num, w, np.float32), **extra)
+    print(f"{args.num} samples of {args.run} -> {args.out}")

@@ -1,0 +1,201 @@
+"""Every config builds abstractly; what is wrong in one is found before anything is written, and told in one line."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import pytest
+
+from configs import base, digits_stage1, digits_stage2, digits_teacher, mixture2d_stage1, mixture2d_stage2, mixture2d_teacher
+from guided_distill import launch, stages, trainer
+from guided_distill.errors import UserError
+
+ROOT = Path(__file__).parents[1]
+FILES = sorted(p for p in (ROOT / "configs").glob("*.py") if p.stem not in ("__init__", "base"))
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
+def test_has_a_lab_book_header_with_its_command(path):
+    header = path.read_text().split('"""')[1]
+    assert f"python main.py --config=configs/{path.name}" in header and ("minute" in header or "second" in header)
+
+
+def build(config, teacher=None):
+    if teacher is not None:
+        config.teacher = str(teacher)
+    return stages.build(config.to_dict())
+
+
+CASES = {
+    "digits_teacher": (digits_teacher, "", None),
+    "digits_stage1": (digits_stage1, "", "teacher"),
+    "digits_stage1:w=1": (digits_stage1, "w=1", "teacher"),
+    "digits_stage2": (digits_stage2, "", "stage1"),
+    "digits_stage2:stochastic": (digits_stage2, "stochastic", "stage1"),
+    "digits_stage2:encoding": (digits_stage2, "encoding", "stage1"),
+    "digits_stage2:unguided": (digits_stage2, "unguided", "teacher"),
+}
+MIXTURE_CASES = {
+    "mixture2d_teacher": (mixture2d_teacher, "", None),
+    "mixture2d_stage1:unguided": (mixture2d_stage1, "unguided", "teacher"),
+    "mixture2d_stage1:w=1": (mixture2d_stage1, "w=1,sigma=0.12", "teacher"),
+    "mixture2d_stage2:tiny,stochastic": (mixture2d_stage2, "tiny,stochastic", "stage1"),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_builds_abstractly(case, digits):
+    module, arguments, teacher = CASES[case]
+    check_abstract(build(module.get_config(arguments), teacher and digits / teacher), case)
+
+
+@pytest.mark.parametrize("case", MIXTURE_CASES)
+def test_builds_abstractly_mixture(case, mixture):
+    module, arguments, teacher = MIXTURE_CASES[case]
+    check_abstract(build(module.get_config(arguments), teacher and mixture / teacher), case)
+
+
+def check_abstract(stage, case):
+    state = jax.eval_shape(stage.init, stage.leaves())
+    assert json.loads(json.dumps(stage.manifest)) == stage.manifest
+    if not stage.manifest["trains"]:
+        return
+    batch = {k: jax.ShapeDtypeStruct((8, *v.shape[1:]), v.dtype) for k, v in stage.source.arrays.items()}
+    after, metrics = jax.eval_shape(stage.steps[0], state, batch)
+    assert jax.tree.structure(after) == jax.tree.structure(state) and metrics["loss"].shape == ()
+    kind = stage.manifest["guidance"]["kind"]
+    assert kind == {"digits_teacher": "external", "digits_stage2:unguided": "none", "mixture2d_stage1:unguided": "none"}.get(case, "embedded")
+    assert stage.manifest["sampler"] == ("stochastic" if "stochastic" in case else "ddim")
+
+
+def test_skipping_stage_one_builds_with_a_step_of_its_own(digits):
+    stage = build(digits_stage2.get_config("tiny"), digits / "teacher")
+    assert stage.steps[0] is not stage.steps[1]
+    jax.eval_shape(stage.steps[0], jax.eval_shape(stage.init, stage.leaves()), {k: v[:8] for k, v in stage.source.arrays.items()})
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [("tny", "tiny"), ("w", "w=..."), ("w=x", "not a number"), ("tiny=1", "tiny")],
+)
+def test_unknown_arguments_name_the_valid_ones(text, message):
+    with pytest.raises(UserError, match=message):
+        digits_stage2.get_config(text)
+
+
+def test_arguments_have_one_spelling():
+    assert digits_stage2.get_config("w=1.0,tiny").arguments == "tiny,w=1"
+    assert digits_stage2.get_config("w=1,tiny").teacher == "runs/digits_stage1-tiny,w=1"
+    assert digits_stage2.get_config("stochastic").teacher == "runs/digits_stage1"
+    assert base.run_dir("x", "") == "runs/x"
+
+
+def mutate(path, value):
+    def change(config):
+        node = config
+        *parents, last = path.split(".")
+        for part in parents:
+            node = node[part]
+        with node.unlocked():
+            node[last] = value
+
+    return change
+
+
+@pytest.mark.parametrize(
+    "path, value, message",
+    [
+        ("objective.drpout", 0.1, "drpout.*valid"),
+        ("teacher", "runs/none", "nothing reads.*config.teacher"),
+        ("network.chanels", 3, "chanels.*valid.*channels"),
+        ("network.name", "vit", "vit.*unet"),
+        ("prediction", "y", "'y'.*eps"),
+        ("time_input", "index", "Discrete"),
+        ("optim.name", "sgd", "sgd.*adamw"),
+        ("optim.beta", 0.1, "beta.*valid"),
+        ("optim.decay", "step", "step.*cosine"),
+        ("objective.weighting.name", "p2", "p2.*truncated_snr"),
+        ("objective.name", "consistency", "consistency.*progressive"),
+        ("sampling.sampler", "euler", "euler.*heun"),
+        ("data.name", "mnist", "mnist.*digits"),
+        ("codec.name", "vae", "vae.*pixel"),
+        ("schedule.name", "linear", "linear.*Cosine"),
+        ("num_updates", 0, "num_updates 0"),
+    ],
+)
+def test_mistakes_in_a_teachers_config(path, value, message):
+    config = digits_teacher.get_config("tiny")
+    mutate(path, value)(config)
+    with pytest.raises(UserError, match=message):
+        build(config)
+
+
+@pytest.mark.parametrize(
+    "path, value, message",
+    [
+        ("objective.w_max", 5.0, r"knows w in \[0, 4\], and \[0, 5\]"),
+        ("objective.w_min", 4.5, "w_min <= w_max"),
+        ("halving.start_steps", 12, "power of two"),
+        ("halving.end_steps", 8, "not below"),
+        ("schedule", {"name": "ShiftedCosine", "resolution": 32}, "does not fit: its schedule"),
+        ("data", {"name": "synthetic"}, "does not fit: its code_shape"),
+    ],
+)
+def test_mistakes_in_a_students_config(path, value, message, digits, tmp_path):
+    config = digits_stage2.get_config("tiny")
+    config.teacher = str(digits / "stage1")
+    mutate(path, value)(config)
+    with pytest.raises(UserError, match=message):
+        trainer.run(config.to_dict(), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_missing_teacher_names_the_command(tmp_path):
+    config = digits_stage1.get_config("tiny")
+    config.teacher = str(tmp_path / "nowhere")
+    with pytest.raises(UserError, match=r"make it with: python main.py --config=configs/digits_teacher.py:tiny"):
+        build(config)
+
+
+def test_a_pair_of_teachers_must_agree(digits, mixture):
+    config = digits_stage1.get_config("tiny")
+    config.teacher, config.teacher_unconditional = str(digits / "teacher"), str(mixture / "teacher")
+    with pytest.raises(UserError, match="does not go with"):
+        build(config)
+
+
+def test_a_halved_chain_is_no_teacher(digits):
+    with pytest.raises(UserError, match="halved chain"):
+        build(digits_stage1.get_config("tiny"), digits / "stage2")
+
+
+@pytest.mark.parametrize(
+    "flags, message",
+    [
+        (["--config=configs/digits_teacher.py:tiny", "--config.optim.lrr=1"], "unknown config key config.optim.lrr; valid here: .*lr"),
+        (["--config=configs/digits_teacher.py:tny"], "unknown config argument 'tny'; valid: tiny"),
+        (["--config=configs/none.py"], "no config 'configs/none.py'; there are .*digits_chain.py"),
+        (["--config=configs/digits_teacher.py:tiny", "--config.num_updates=many"], "many"),
+        ([], "--config is missing"),
+        (["--config=configs/digits_teacher.py:tiny", "--config.network.name=vit"], "vit.*unet"),
+    ],
+)
+def test_main_tells_a_mistake_in_one_line(flags, message, tmp_path):
+    import re
+
+    command = [sys.executable, "main.py", *flags, f"--workdir={tmp_path / 'run'}"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 2, done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1 and re.search(message, done.stderr), done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_chain_lends_its_settings_and_directories(digits):
+    from configs import digits_chain
+
+    config = digits_chain.get_config("tiny")
+    assert tuple(config.order) == ("teacher", "stage1", "stage2")
+    assert json.loads((digits / "stage2" / "config.json").read_text())["teacher"] == str(digits / "stage1")
+    assert launch.default_dir(config["stages"]["stage2"]) == Path("runs/digits_stage2-tiny")
