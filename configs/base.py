@@ -1,19 +1,18 @@
 """What all configs share: a teacher's, a student's and a chain's defaults, and the arguments after the colon.
 
-A config is a delta on these, with the header of a lab book: what it is, the command, hardware and time, the numbers to expect.
-Every key is read by `guided_distill.stages` or the trainer; one that nobody reads is an error.
+A config is a delta on these, with the header of a lab book: what it is, the command, hardware and time, the numbers to
+expect. Every key is read by `guided_distill.stages` or the trainer; one that nobody reads is an error.
 
-    seed, batch_size            of training
-    num_updates                 of each round (a teacher and stage one are one round, stage two one a halving)
-    save_every, log_every, sample_every (0: at the end of rounds only), eval_num (0: off): in updates, in samples
-    data, codec, schedule, network: {name, its arguments}; "inherit": as the teacher has it
-    prediction                  x, eps, v or both;  time_input: u, index or logsnr
-    objective                   {name, its arguments, weighting: {name, max_logsnr}}
-    optim                       {name: adam | adamw, lr, warmup (updates), decay: constant | linear | cosine, within each round, clip, ...}
-    ema                         decay of the moving average; 0 is off
-    sampling                    what is recommended to users: {sampler, steps, guidance}; guidance is w, 0 is off
-    halving                     {start_steps (the first teacher's), end_steps, last_updates_factor (for N = 2 and 1)}
-    teacher                     its run directory, teacher_unconditional a second one to guide it by ("": none)
+    seed, batch_size            of training num_updates                 of each round (a teacher and stage one are one
+    round, stage two one a halving) save_every, log_every, sample_every (0: at the end of rounds only), eval_num (0:
+    off): in updates, in samples data, codec, schedule, network: {name, its arguments}; "inherit": as the teacher has it
+    prediction                  x, eps, v or both;  time_input: u, index or logsnr objective                   {name,
+    its arguments, weighting: {name, max_logsnr}} optim                       {name: adam | adamw, lr, warmup (updates),
+    decay: constant | linear | cosine, within each round, clip, ...} ema                         decay of the moving
+    average; 0 is off sampling                    what is recommended to users: {sampler, steps, guidance}; guidance is
+    w, 0 is off halving                     {start_steps (the first teacher's), end_steps, last_updates_factor (for N =
+    2 and 1)} teacher                     its run directory, teacher_unconditional a second one to guide it by ("":
+    none)
 """
 
 import types
@@ -25,7 +24,8 @@ from guided_distill.errors import UserError
 
 
 def parse(text: str | None, **defaults) -> types.SimpleNamespace:
-    """"tiny,w=1" -> values by name, `defaults` for those not given. False makes a switch. Raises `UserError` for others, naming the valid ones."""
+    """ "tiny,w=1" -> values by name, `defaults` for those not given. False makes a switch. Raises `UserError` for
+    others, naming the valid ones."""
     values = dict(defaults)
     for part in filter(None, (text or "").split(",")):
         name, given, value = part.partition("=")
@@ -46,7 +46,9 @@ def spell(defaults: dict, values: dict) -> str:
     for name in defaults:
         value = values.get(name, defaults[name])
         if value != defaults[name]:
-            parts.append(name if value is True else f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}")
+            parts.append(
+                name if value is True else f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}"
+            )
     return ",".join(parts)
 
 
@@ -113,7 +115,9 @@ def matching(config: ConfigDict, w_min: float, w_max: float, w_min_share: float 
     return config
 
 
-def progressive(config: ConfigDict, w_min: float, w_max: float, w_min_share: float = 0.0, stochastic: bool = False) -> ConfigDict:
+def progressive(
+    config: ConfigDict, w_min: float, w_max: float, w_min_share: float = 0.0, stochastic: bool = False
+) -> ConfigDict:
     """Stage two: the objective, its rounds, and the anneal of each (PD: linear to 0)."""
     matching(config, w_min, w_max, w_min_share)
     del config.objective.grid
@@ -130,14 +134,26 @@ def encoding(config: ConfigDict) -> ConfigDict:
     config.objective.name = "encoding"
     del config.objective.stochastic
     config.objective.w_min = config.objective.w_max = config.objective.w_min_share = 0.0
-    config.objective.weighting.max_logsnr = 20.0  # Its first step starts there, at t = 0: a lower cap would switch it off.
+    config.objective.weighting.max_logsnr = (
+        20.0  # Its first step starts there, at t = 0: a lower cap would switch it off.
+    )
     config.sampling.guidance = 0.0
     return config
 
 
 def chain(name: str, arguments: str, stages: dict[str, ConfigDict]) -> ConfigDict:
-    """Stages to be trained in order. `num_updates` and `save_every` override those of every stage when they are set (not 0)."""
-    return ConfigDict({"name": name, "arguments": arguments, "num_updates": 0, "save_every": 0, "order": tuple(stages), "stages": stages})
+    """Stages to be trained in order. `num_updates` and `save_every` override those of every stage when they are set
+    (not 0)."""
+    return ConfigDict(
+        {
+            "name": name,
+            "arguments": arguments,
+            "num_updates": 0,
+            "save_every": 0,
+            "order": tuple(stages),
+            "stages": stages,
+        }
+    )
 
 
 def chain_of(name: str, arg: str, modules: dict[str, types.ModuleType]) -> ConfigDict:

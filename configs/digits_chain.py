@@ -10,4 +10,6 @@ from configs import base, digits_stage1, digits_stage2, digits_teacher
 
 def get_config(arg: str = ""):
     """The chain."""
-    return base.chain_of("digits_chain", arg, {"teacher": digits_teacher, "stage1": digits_stage1, "stage2": digits_stage2})
+    return base.chain_of(
+        "digits_chain", arg, {"teacher": digits_teacher, "stage1": digits_stage1, "stage2": digits_stage2}
+    )

@@ -2,8 +2,8 @@
 
     python main.py --config=configs/digits_stage2.py            (2 CPU cores, about 2 minutes)
 
-Arguments: tiny, w=1 (from the single-w student), stochastic, unguided (plain progressive distillation of the teacher), encoding
-(towards noise, w = 0).
+Arguments: tiny, w=1 (from the single-w student), stochastic, unguided (plain progressive distillation of the teacher),
+encoding (towards noise, w = 0).
 """
 
 from configs import base, digits_stage1, digits_teacher
@@ -19,9 +19,10 @@ def get_config(arg: str = ""):
     config = base.student("digits_stage2", base.spell(DEFAULTS, given), above, base.spell(module.DEFAULTS, given))
     w_range = (0.0, 0.0) if a.unguided else (a.w, a.w) if a.w >= 0 else (0.0, 4.0, 0.2)
     base.progressive(config, *w_range, stochastic=a.stochastic)
-    config.num_updates = 200
-    config.save_every = 200
-    config.halving.last_updates_factor = 2.0
+    config.batch_size = 64
+    config.num_updates = 80
+    config.save_every = 500
+    config.halving.last_updates_factor = 1.5
     config.optim.lr = 3e-4
     if a.encoding:
         base.encoding(config)

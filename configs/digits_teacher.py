@@ -19,15 +19,16 @@ def get_config(arg: str = ""):
         "name": "unet",
         "channels": 32,
         "channel_multipliers": (1, 2),
-        "num_res_blocks": 2,
+        "num_res_blocks": 1,
         "attention_resolutions": (4,),
         "num_heads": 2,
-        "dropout": 0.1,
+        "dropout": 0.05,
     }
-    config.num_updates = 3000
+    config.batch_size = 64
+    config.num_updates = 1200
     config.save_every = 1000
-    config.optim.lr, config.optim.warmup, config.optim.decay = 1e-3, 200, "cosine"
-    config.ema = 0.999
+    config.optim.lr, config.optim.warmup, config.optim.decay = 1e-3, 100, "cosine"
+    config.ema = 0.998
     if a.tiny:
         config.network.channels, config.network.num_res_blocks, config.network.channel_multipliers = 8, 1, (1,)
         config.network.attention_resolutions, config.sampling.steps = (), 8

@@ -2,8 +2,8 @@
 
     python main.py --config=configs/mixture2d_stage2.py         (2 CPU cores, about 5 minutes)
 
-Arguments: tiny, w=1 (from the single-w student), stochastic, unguided (plain progressive distillation), encoding (towards noise, w = 0),
-modes=RING|ADJACENT, sigma=0.12.
+Arguments: tiny, w=1 (from the single-w student), stochastic, unguided (plain progressive distillation), encoding
+(towards noise, w = 0), modes=RING|ADJACENT, sigma=0.12.
 """
 
 from configs import base, mixture2d_stage1

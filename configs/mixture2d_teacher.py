@@ -2,7 +2,8 @@
 
     python main.py --config=configs/mixture2d_teacher.py        (seconds)
 
-Four classes of two modes each on the unit circle, sigma 0.12. Arguments: modes=RING|ADJACENT, sigma=0.12, tiny (has no effect here).
+Four classes of two modes each on the unit circle, sigma 0.12. Arguments: modes=RING|ADJACENT, sigma=0.12, tiny (has no
+effect here).
 """
 
 from configs import base

@@ -1,1 +1,2 @@
-"""One table or figure, or one chain, a file: configs + overrides + expected numbers. `python -m experiments.NAME --workdir=DIR`."""
+"""One table or figure, or one chain, a file: configs + overrides + expected numbers. `python -m experiments.NAME
+--workdir=DIR`."""

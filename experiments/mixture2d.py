@@ -1,11 +1,13 @@
 """The oracle: students of an exact guided denoiser, measured against its exact probability flow.
 
-    python -m experiments.mixture2d --workdir=DIR [--seed=0] [--modes=RING|ADJACENT] [--sigma=0.12] [--only=student] [--tiny]
+    python -m experiments.mixture2d --workdir=DIR [--seed=0] [--modes=RING|ADJACENT] [--sigma=0.12] [--only=student]
+    [--tiny]
 
-`distance` is the mean Euclidean distance to the end of the exact guided flow (Heun, 2,048 steps) from the same noise; `ddim_distance` that of
-DDIM with the exact guided denoiser at equal steps. Stochastic students end elsewhere by nature, and have the `energy_distance` to exact
-guided samples instead, beside that of the exact denoiser's stochastic sampler. The encoder's distances are to where the exact flow takes
-the same data. Expected, at w = 0, 1 and 4: distance <= 0.2 x ddim_distance at 4 steps, and <= 0.05 x at 1 step, or 0.03 absolute.
+`distance` is the mean Euclidean distance to the end of the exact guided flow (Heun, 2,048 steps) from the same noise;
+`ddim_distance` that of DDIM with the exact guided denoiser at equal steps. Stochastic students end elsewhere by nature,
+and have the `energy_distance` to exact guided samples instead, beside that of the exact denoiser's stochastic sampler.
+The encoder's distances are to where the exact flow takes the same data. Expected, at w = 0, 1 and 4: distance <= 0.2 x
+ddim_distance at 4 steps, and <= 0.05 x at 1 step, or 0.03 absolute.
 """
 
 import functools
@@ -85,7 +87,9 @@ def stochastic_rows(results: Results, oracle: Oracle, run, steps, seed: int) -> 
             exact = results.row(
                 row_key("exact", "stochastic", n, w, seed),
                 2 * n,
-                lambda n=n, w=w: {"energy_distance": oracle.energy(oracle.sample(oracle.teacher, n, w, "stochastic"), w)},
+                lambda n=n, w=w: {
+                    "energy_distance": oracle.energy(oracle.sample(oracle.teacher, n, w, "stochastic"), w)
+                },
             )
             results.row(
                 row_key("stochastic student", "stochastic", n, w, seed),
@@ -117,7 +121,9 @@ def encoder_rows(results: Results, oracle: Oracle, run, steps, source: data.Sour
 def main() -> None:
     """Trains what is missing and writes results.json."""
     parser = arguments(__doc__)
-    parser.add_argument("--modes", choices=("RING", "ADJACENT"), default="RING", help="mode j belongs to class j mod 4, or j // 2")
+    parser.add_argument(
+        "--modes", choices=("RING", "ADJACENT"), default="RING", help="mode j belongs to class j mod 4, or j // 2"
+    )
     parser.add_argument("--sigma", type=float, default=0.12, help="of every mode (default 0.12)")
     parser.add_argument("--only", choices=("student",), help="just the w-conditioned deterministic chain")
     args = parser.parse_args()

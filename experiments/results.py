@@ -17,7 +17,8 @@ KEY = ("method", "sampler", "steps", "guidance", "seed")
 
 
 class Results:
-    """A list of rows {method, sampler, steps, evaluations, guidance, seed, one key a metric}; a row that stands is not computed again."""
+    """A list of rows {method, sampler, steps, evaluations, guidance, seed, one key a metric}; a row that stands is not
+    computed again."""
 
     def __init__(self, workdir: Path):
         self.workdir = workdir
@@ -25,7 +26,9 @@ class Results:
         self._path, self._hardware = workdir / "results.json", workdir / "hardware.json"
         self.rows: list[dict[str, Any]] = json.loads(self._path.read_text()) if self._path.is_file() else []
 
-    def row(self, key: Mapping[str, Any], evaluations: int, compute: Callable[[], Mapping[str, float]]) -> dict[str, Any]:
+    def row(
+        self, key: Mapping[str, Any], evaluations: int, compute: Callable[[], Mapping[str, float]]
+    ) -> dict[str, Any]:
         """The row of `key` (its method, sampler, steps, guidance and seed), computed and written unless it stands."""
         for row in self.rows:
             if all(row[name] == key[name] for name in KEY):
@@ -33,8 +36,15 @@ class Results:
         row = {**key, "evaluations": evaluations, **compute()}
         self.rows.append(row)
         _write(self._path, self.rows)
-        print("  ".join(f"{k}={v:.4g}" if isinstance(v, float) else f"{k}={v}" for k, v in row.items() if k != "seed"), flush=True)
+        print(
+            "  ".join(f"{k}={v:.4g}" if isinstance(v, float) else f"{k}={v}" for k, v in row.items() if k != "seed"),
+            flush=True,
+        )
         return row
+
+    def table(self, columns: tuple[str, ...]) -> str:
+        """The rows as a Markdown table of these columns."""
+        return markdown(self.rows, columns)
 
     def train(self, config, name: str, seed: int, teacher: Path | None = None) -> Path:
         """Trains a config in workdir/name with `seed`, from where it stopped; adds its seconds to hardware.json."""
@@ -42,14 +52,18 @@ class Results:
         if teacher is not None:
             config.teacher = str(teacher)
         begin = time.perf_counter()
-        run_dir = trainer.run(config.to_dict(), self.workdir / name, say=lambda text: launch.say(text) if text[0] != "+" else None)
+        run_dir = trainer.run(
+            config.to_dict(), self.workdir / name, say=lambda text: launch.say(text) if text[0] != "+" else None
+        )
         self.spent(name, time.perf_counter() - begin)
         return run_dir
 
     def spent(self, name: str, seconds: float) -> None:
         """Adds to the seconds of a part."""
         known = json.loads(self._hardware.read_text()) if self._hardware.is_file() else {"seconds": {}}
-        known["device"] = f"{len(jax.devices())} x {jax.devices()[0].device_kind}, {os.cpu_count()} cores, {_processor()}"
+        known["device"] = (
+            f"{len(jax.devices())} x {jax.devices()[0].device_kind}, {os.cpu_count()} cores, {_processor()}"
+        )
         known["jax"] = jax.__version__
         known["seconds"][name] = round(known["seconds"].get(name, 0.0) + seconds, 1)
         _write(self._hardware, known)
@@ -58,10 +72,20 @@ class Results:
 def arguments(description: str) -> argparse.ArgumentParser:
     """--workdir, --seed and --tiny, which every experiment has."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--workdir", type=Path, required=True, help="where runs and results.json go; run again to go on")
+    parser.add_argument(
+        "--workdir", type=Path, required=True, help="where runs and results.json go; run again to go on"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of training and of the noise (default 0)")
     parser.add_argument("--tiny", action="store_true", help="seconds instead of minutes: shows that everything runs")
     return parser
+
+
+def markdown(rows: list[dict[str, Any]], columns: tuple[str, ...]) -> str:
+    """Rows as a Markdown table; a row without a column's key has a dash there."""
+    show = lambda value: "–" if value is None else f"{value:.3g}" if isinstance(value, float) else str(value)  # noqa: E731
+    lines = [[name.replace("_", " ") for name in columns], ["---"] * len(columns)]
+    lines += [[show(row.get(name)) for name in columns] for row in rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def _processor() -> str:

@@ -15,10 +15,10 @@ def main(argv: list[str] | None = None) -> int:
         module = resolve("cli", name)
         verb = verbs.add_parser(name, help=module.__doc__.splitlines()[0], description=module.__doc__)
         module.add_arguments(verb)
-        verb.set_defaults(run=module.main)
+        verb.set_defaults(handler=module.main)
     args = parser.parse_args(argv)
     launch.prepare_process()
-    return launch.guarded(args.run, args)
+    return launch.guarded(args.handler, args)
 
 
 if __name__ == "__main__":

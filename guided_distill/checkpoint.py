@@ -1,7 +1,8 @@
 """Checkpoints: a state and its data position, saved by Orbax, restored strictly, files checked against their checksums.
 
-`checkpoints/<step>/{params, ema, rest, data}`: weights apart from the rest, so that using a run reads nothing else. The newest two are kept,
-and every round's last. `checkpoints/<step>.sha256.json` is written after a save is complete: a step without it does not exist.
+`checkpoints/<step>/{params, ema, rest, data}`: weights apart from the rest, so that using a run reads nothing else. The
+newest two are kept, and every round's last. `checkpoints/<step>.sha256.json` is written after a save is complete: a
+step without it does not exist.
 """
 
 import hashlib
@@ -16,7 +17,6 @@ from guided_distill.errors import UserError
 from guided_distill.state import TrainState
 
 KEPT = 2
-
 
 
 class Checkpoints:
@@ -38,7 +38,9 @@ class Checkpoints:
             self._manager = ocp.CheckpointManager(
                 self.dir,
                 item_handlers=_handlers(),
-                options=ocp.CheckpointManagerOptions(preservation_policy=keep, create=True, cleanup_tmp_directories=True),
+                options=ocp.CheckpointManagerOptions(
+                    preservation_policy=keep, create=True, cleanup_tmp_directories=True
+                ),
             )
         return self._manager
 
@@ -54,7 +56,8 @@ class Checkpoints:
         return max(self.steps(), default=None)
 
     def save(self, state: TrainState, position: int) -> None:
-        """Saves the state of `state.step` and the number of batches drawn; blocks until it is on disk, checksums included."""
+        """Saves the state of `state.step` and the number of batches drawn; blocks until it is on disk, checksums
+        included."""
         step = int(state.step)
         save = ocp.args.StandardSave
         rest = {"step": state.step, "opt_state": state.opt_state, "teacher": state.teacher}
@@ -71,7 +74,8 @@ class Checkpoints:
                     path.unlink()
 
     def restore(self, abstract: TrainState, step: int) -> tuple[TrainState, int]:
-        """(state, data position) of `step`, into the shapes, dtypes and shardings of `abstract`. Raises `UserError` when damaged or different."""
+        """(state, data position) of `step`, into the shapes, dtypes and shardings of `abstract`. Raises `UserError`
+        when damaged or different."""
         rest = {"step": abstract.step, "opt_state": abstract.opt_state, "teacher": abstract.teacher}
         trees = {"params": abstract.params, "rest": rest}
         if abstract.ema is not None:
@@ -86,7 +90,9 @@ class Checkpoints:
 
     def _restore(self, step: int, trees: dict[str, Any], **others) -> Any:
         verify(self.dir, step)
-        with ocp.CheckpointManager(self.dir, item_handlers=_handlers(), options=ocp.CheckpointManagerOptions(read_only=True)) as reader:
+        with ocp.CheckpointManager(
+            self.dir, item_handlers=_handlers(), options=ocp.CheckpointManagerOptions(read_only=True)
+        ) as reader:
             stored = reader.item_metadata(step)
             for item, tree in trees.items():
                 _require_same(f"{self.dir}/{step}/{item}", tree, stored[item])
@@ -107,7 +113,8 @@ def verify(directory: Path, step: int) -> None:
     wanted, found = json.loads(record.read_text()), _checksums(directory / str(step))
     wrong = sorted(name for name in wanted if found.get(name) != wanted[name])
     if wrong:
-        raise UserError(f"checkpoint {directory / str(step)} is damaged: {wrong[0]} {'differs from its checksum' if wrong[0] in found else 'is missing'}")
+        how = "differs from its checksum" if wrong[0] in found else "is missing"
+        raise UserError(f"checkpoint {directory / str(step)} is damaged: {wrong[0]} {how}")
 
 
 def _handlers() -> dict[str, ocp.CheckpointHandler]:

@@ -1,6 +1,7 @@
 """A network and what its output means -> params -> Denoiser.
 
-With `schedules` the only place that knows time: networks are told the noise level in the form that they were trained with.
+With `schedules` the only place that knows time: networks are told the noise level in the form that they were trained
+with.
 """
 
 import dataclasses
@@ -48,7 +49,8 @@ class Parameterised:
         time_input(self.time, self.schedule)
 
     def bind(self, params, dropout_key: Array | None = None) -> Denoiser:
-        """params (and a key, where dropout is wanted) -> Denoiser. Maths in float32, whatever the network computes in."""
+        """params (and a key, where dropout is wanted) -> Denoiser. Maths in float32, whatever the network computes
+        in."""
         to_time = time_input(self.time, self.schedule)
         rngs = None if dropout_key is None else {"dropout": dropout_key}
 
@@ -65,4 +67,3 @@ class Parameterised:
         """Fresh parameters, float32."""
         variables = self.network.init(key, z, jnp.full(z.shape[:1], 0.5, jnp.float32), cond)
         return variables.get("params", {})
-

@@ -15,7 +15,7 @@ AGAINST_DATA = ("frechet", "precision_recall", "class_variance")
 
 def feature_set(images: np.ndarray, labels: np.ndarray | None, features: Features) -> FeatureSet:
     """The features of images (uint8, or float in [-1, 1]) with their labels."""
-    return FeatureSet(features(np.asarray(to_float(np.asarray(images)))), labels)
+    return FeatureSet(features(to_float(images)), labels)
 
 
 def reference(source: Source, features: Features) -> FeatureSet:
@@ -32,7 +32,8 @@ def load_features(name: str) -> tuple[str, Features]:
 def score(
     fake: FeatureSet, real: FeatureSet, teacher: FeatureSet | None = None, metrics: Sequence[str] = AGAINST_DATA
 ) -> dict[str, float]:
-    """The named metrics of `fake` against `real`, and the paired distance to `teacher`'s samples from the same noise, if given."""
+    """The named metrics of `fake` against `real`, and the paired distance to `teacher`'s samples from the same noise,
+    if given."""
     out: dict[str, float] = {}
     for name in metrics:
         if name == "class_variance" and (fake.labels is None or real.labels is None):

@@ -1,4 +1,5 @@
-"""Seeded, batched, sharded generation from a Denoiser and a codec. Sample k is a function of (seed, k), at any batch size."""
+"""Seeded, batched, sharded generation from a Denoiser and a codec. Sample k is a function of (seed, k), at any batch
+size."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -21,7 +22,8 @@ def noise(seed: int, indices: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
 
 
 class Generator:
-    """Runs samplers over batches. `bind(params) -> Denoiser`; weights are an argument of the compiled program, which serves every round."""
+    """Runs samplers over batches. `bind(params) -> Denoiser`; weights are an argument of the compiled program, which
+    serves every round."""
 
     def __init__(self, bind: Callable[[Any], Denoiser], codec: Codec, clip: bool, mesh: Mesh | None = None):
         self.mesh = parallel.make_mesh() if mesh is None else mesh
@@ -51,14 +53,17 @@ class Generator:
         batch_size: int = 256,
         encode: bool = False,
     ) -> np.ndarray:
-        """z [n, *shape] run along `logsnrs`: decoded images float32 [n, ...], or with `encode` the codes as they end."""
+        """z [n, *shape] run along `logsnrs`: decoded images float32 [n, ...], or with `encode` the codes as they
+        end."""
         num = len(z)
         size = -(-min(batch_size, num) // self.mesh.size) * self.mesh.size
         program, out = self._program(sampler, encode), []
         for start in range(0, num, size):
             # The last batch is filled up with its own first rows, so that one shape is compiled.
             rows = np.arange(start, start + size) % num if start + size > num else np.arange(start, start + size)
-            part = parallel.put_batch({"z": z[rows], "index": indices[rows], **{k: v[rows] for k, v in cond.items()}}, self.mesh)
+            part = parallel.put_batch(
+                {"z": z[rows], "index": indices[rows], **{k: v[rows] for k, v in cond.items()}}, self.mesh
+            )
             z_part, keys = part.pop("z"), streams.keys(seed, "sampler", part.pop("index"))
             out.append(program(params, keys, z_part, part, logsnrs))
         return np.concatenate([np.asarray(o) for o in out])[:num]

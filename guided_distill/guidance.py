@@ -26,8 +26,8 @@ def guided(denoise: Denoiser, null: Mapping, other: Denoiser | None = None) -> D
     """Classifier-free guidance with strength cond["guidance"] = w [b].
 
     `null` are the entries of cond to replace for the unconditional half, {"label": num_classes} say. One forward of 2b;
-    or two of b when `other` is given: a separate unconditional network, or a weaker one (autoguidance). x and eps are both
-    combined: eps rebuilt from a combined x would be lost at high log-SNR.
+    or two of b when `other` is given: a separate unconditional network, or a weaker one (autoguidance). x and eps are
+    both combined: eps rebuilt from a combined x would be lost at high log-SNR.
     """
 
     def guided_denoise(z, logsnr, cond):
@@ -39,7 +39,9 @@ def guided(denoise: Denoiser, null: Mapping, other: Denoiser | None = None) -> D
             nulled = replaced(cond, null)
             both = {name: jnp.concatenate([cond[name], nulled[name]]) for name in cond}
             out = denoise(jnp.concatenate([z, z]), jnp.concatenate([logsnr, logsnr]), both)
-            conditional, unconditional = (Prediction(*half) for half in zip(*(jnp.split(a, 2) for a in out), strict=True))
+            conditional, unconditional = (
+                Prediction(*half) for half in zip(*(jnp.split(a, 2) for a in out), strict=True)
+            )
         # c + w (c - u), not (1 + w) c - w u: exactly c at w = 0.
         return Prediction(*(c + w * (c - u) for c, u in zip(conditional, unconditional, strict=True)))
 

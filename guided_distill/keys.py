@@ -1,4 +1,5 @@
-"""A config of which every key has to be read: one that nobody reads is a mistake, and is found when the stage is built."""
+"""A config of which every key has to be read: one that nobody reads is a mistake, and is found when the stage is
+built."""
 
 import inspect
 from collections.abc import Callable, Mapping
@@ -35,7 +36,8 @@ class Keys:
         return {name: self.take(name) for name in self._values if name not in self._read}
 
     def call(self, function: Callable, **others) -> Any:
-        """function(**others, **rest); unknown, missing and bad arguments raise `UserError`, naming the key and the valid ones."""
+        """function(**others, **rest); unknown, missing and bad arguments raise `UserError`, naming the key and the
+        valid ones."""
         arguments = self.rest()
         valid = [name for name in inspect.signature(function).parameters if name not in others]
         for name in arguments:

@@ -14,11 +14,15 @@ from guided_distill.errors import UserError
 
 
 def config_of(path_and_arg: str) -> Mapping[str, Any]:
-    """"configs/x.py[:arguments]" -> its config. Raises `UserError` for a file that is not there, or arguments that it does not know."""
+    """ "configs/x.py[:arguments]" -> its config. Raises `UserError` for a file that is not there, or arguments that it
+    does not know."""
     path, _, argument = path_and_arg.partition(":")
     if not path.endswith(".py") or not Path(path).is_file():
         found = sorted(str(p) for p in Path(path).parent.glob("*.py") if p.stem not in ("__init__", "base"))
-        raise UserError(f"no config {path!r}" + (f"; there are {', '.join(found)}" if found else "; give a path such as configs/x.py"))
+        raise UserError(
+            f"no config {path!r}"
+            + (f"; there are {', '.join(found)}" if found else "; give a path such as configs/x.py")
+        )
     spec = importlib.util.spec_from_file_location("config_file", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -26,7 +30,8 @@ def config_of(path_and_arg: str) -> Mapping[str, Any]:
 
 
 def parse_flags(argv: Sequence[str]) -> list[str]:
-    """absl's parser, for `app.run`; unknown or ill-typed keys end in one line that names the valid ones, and status 2."""
+    """absl's parser, for `app.run`; unknown or ill-typed keys end in one line that names the valid ones, and status
+    2."""
     try:
         check_keys(argv)
         return flags.FLAGS(list(argv))
@@ -96,7 +101,8 @@ def say(text: str) -> None:
 
 
 def prepare_process() -> None:
-    """Orbax's chatter is silenced. Compiled programs are kept between runs, unless JAX_COMPILATION_CACHE_DIR says where (or that it is off, when empty)."""
+    """Orbax's chatter is silenced. Compiled programs are kept between runs, unless JAX_COMPILATION_CACHE_DIR says where
+    (or that it is off, when empty)."""
     logging.set_verbosity(logging.ERROR)
     if jax.config.jax_compilation_cache_dir is None:
         jax.config.update("jax_compilation_cache_dir", str(Path.home() / ".cache" / "guided_distill" / "jax"))

@@ -1,7 +1,8 @@
-"""Where arrays live: a mesh of all devices, rules for the state, batches split over them. jit + shardings; pmap is legacy.
+"""Where arrays live: a mesh of all devices, rules for the state, batches split over them. jit + shardings; pmap is
+legacy.
 
-Under jit a step is written for the global batch, and the compiler places the reductions: the gradient is that of the global mean before
-anything clips it, whatever the number of devices.
+Under jit a step is written for the global batch, and the compiler places the reductions: the gradient is that of the
+global mean before anything clips it, whatever the number of devices.
 """
 
 import re
@@ -24,7 +25,8 @@ def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
 
 
 def shardings(tree, mesh: Mesh, rules: Rules = REPLICATE):
-    """A sharding for each leaf of `tree`: the first rule whose pattern is found in the leaf's path. Raises ValueError if none is."""
+    """A sharding for each leaf of `tree`: the first rule whose pattern is found in the leaf's path. Raises ValueError
+    if none is."""
 
     def sharding(path, _):
         name = jax.tree_util.keystr(path)

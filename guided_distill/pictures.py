@@ -26,7 +26,8 @@ def grid(images: np.ndarray, columns: int, scale: int = 1, gap: int = 1) -> np.n
 
 
 def save_sheet(path: str | Path, rows: dict[str, np.ndarray], labels: np.ndarray | None = None) -> None:
-    """A labelled row for each entry: images side by side, or points [n, 2] as a scatter coloured by label. Raises ValueError for other shapes."""
+    """A labelled row for each entry: images side by side, or points [n, 2] as a scatter coloured by label. Raises
+    ValueError for other shapes."""
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     shape = next(iter(rows.values())).shape
     if len(shape) == 2 and shape[1] == 2:
@@ -46,7 +47,9 @@ def save_sheet(path: str | Path, rows: dict[str, np.ndarray], labels: np.ndarray
     figure.savefig(path, bbox_inches="tight", facecolor="white")
 
 
-def save_grid(path: str | Path, images: np.ndarray, columns: int | None = None, labels: np.ndarray | None = None) -> None:
+def save_grid(
+    path: str | Path, images: np.ndarray, columns: int | None = None, labels: np.ndarray | None = None
+) -> None:
     """Samples alone: a square grid of images, or one scatter."""
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     if images.ndim != 4:

@@ -1,7 +1,7 @@
 """What a denoiser says: (x, eps), from any parameterisation. The only currency of the package.
 
-With z = alpha x + sigma eps, and v = alpha eps - sigma x (PD, section 4 and appendix D). x and eps are both kept, because
-each is inaccurate where it has to be rebuilt from the other: x at low and eps at high log-SNR.
+With z = alpha x + sigma eps, and v = alpha eps - sigma x (PD, section 4 and appendix D). x and eps are both kept,
+because each is inaccurate where it has to be rebuilt from the other: x at low and eps at high log-SNR.
 """
 
 from collections.abc import Callable, Mapping
@@ -63,7 +63,8 @@ def from_v(v: Float[Array, "b *s"], z: Float[Array, "b *s"], logsnr: Float[Array
 def from_both(
     x_head: Float[Array, "b *s"], eps_head: Float[Array, "b *s"], z: Float[Array, "b *s"], logsnr: Float[Array, " b"]
 ) -> Prediction:
-    """x = sigma² x_head + alpha² (z - sigma eps_head) / alpha (PD, section 4), and the eps that belongs to it, divisions cancelled."""
+    """x = sigma² x_head + alpha² (z - sigma eps_head) / alpha (PD, section 4), and the eps that belongs to it,
+    divisions cancelled."""
     alpha, sigma = coefficients(logsnr, z)
     x = sigma**2 * x_head + alpha * (z - sigma * eps_head)
     return Prediction(x, sigma * (z - alpha * x_head) + alpha**2 * eps_head)
@@ -77,10 +78,10 @@ def from_step(
 ) -> Prediction:
     """The prediction at `logsnr` with which one DDIM step from z lands on z_next: the target of stage two.
 
-    Equal to x = (z_s - (sigma_s/sigma_t) z_t) / (alpha_s - (sigma_s/sigma_t) alpha_t) (PD, appendix G, eq. 43), and towards noise
-    to eps = (z_u - (alpha_u/alpha_t) z_t) / (sigma_u - (alpha_u/alpha_t) sigma_t). Written as a rotation, since a DDIM step is one
-    by the angle d between the two (PD, appendix D): z_s = cos(d) z_t - sin(d) v. That form is accurate in both
-    directions and at both ends, clean data (logsnr_next = inf) included.
+    Equal to x = (z_s - (sigma_s/sigma_t) z_t) / (alpha_s - (sigma_s/sigma_t) alpha_t) (PD, appendix G, eq. 43), and
+    towards noise to eps = (z_u - (alpha_u/alpha_t) z_t) / (sigma_u - (alpha_u/alpha_t) sigma_t). Written as a rotation,
+    since a DDIM step is one by the angle d between the two (PD, appendix D): z_s = cos(d) z_t - sin(d) v. That form is
+    accurate in both directions and at both ends, clean data (logsnr_next = inf) included.
     """
     alpha, sigma = coefficients(logsnr, z)
     alpha_next, sigma_next = coefficients(logsnr_next, z)

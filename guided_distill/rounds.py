@@ -1,6 +1,8 @@
-"""A run as rounds of updates: one for a teacher or stage one, one a halving for stage two. Step -> round, number of steps, learning rate.
+"""A run as rounds of updates: one for a teacher or stage one, one a halving for stage two. Step -> round, number of
+steps, learning rate.
 
-The learning rate comes from the step within the round, never from the optimiser's own count, so that resuming cannot shift it.
+The learning rate comes from the step within the round, never from the optimiser's own count, so that resuming cannot
+shift it.
 """
 
 import dataclasses
@@ -59,10 +61,12 @@ class Rounds:
 
 
 def halving(start_steps: int, end_steps: int, updates: int, updates_last: int, stochastic: bool) -> Rounds:
-    """Rounds from a teacher of `start_steps` steps down to a student of `end_steps`; N = 2 and 1 take `updates_last` updates.
+    """Rounds from a teacher of `start_steps` steps down to a student of `end_steps`; N = 2 and 1 take `updates_last`
+    updates.
 
-    Deterministic: N = start/2 ... end. Stochastic: N = start ... 2, since there a student's step is 2/N, and an N = 1 round would
-    learn its teacher's own x; the one-step student is that of N = 2 asked at t = 1. Raises `UserError` unless both are powers of two.
+    Deterministic: N = start/2 ... end. Stochastic: N = start ... 2, since there a student's step is 2/N, and an N = 1
+    round would learn its teacher's own x; the one-step student is that of N = 2 asked at t = 1. Raises `UserError`
+    unless both are powers of two.
     """
     for name, value in (("start_steps", start_steps), ("end_steps", end_steps)):
         if value < 1 or value & (value - 1):
@@ -75,7 +79,8 @@ def halving(start_steps: int, end_steps: int, updates: int, updates_last: int, s
 
 
 def learning_rate(rounds: Rounds, lr: float, warmup: int, decay: str) -> Callable[[Array], Array]:
-    """step -> learning rate: linear warm-up over `warmup` updates of the round, times "constant", "linear" or "cosine" (both to 0 at its end)."""
+    """step -> learning rate: linear warm-up over `warmup` updates of the round, times "constant", "linear" or "cosine"
+    (both to 0 at its end)."""
     one_of("optim.decay", decay, ("constant", "linear", "cosine"))
 
     def rate(step: Array) -> Array:

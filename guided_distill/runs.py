@@ -1,7 +1,7 @@
 """A run as its users hold it: rebuilt from its directory's manifest, never from a config.
 
-    run = guided_distill.load("runs/digits_stage2")
-    images = run.sample(16, steps=4, guidance=1.0, labels=3, seed=0)
+run = guided_distill.load("runs/digits_stage2")
+images = run.sample(16, steps=4, guidance=1.0, labels=3, seed=0)
 """
 
 import json
@@ -25,7 +25,8 @@ FORMAT = 1
 
 
 def load(run_dir: str | Path, step: int | None = None) -> "Run":
-    """The run in `run_dir`, with the weights of its newest checkpoint, or of `step`. Raises `UserError` when there is none, or it is damaged."""
+    """The run in `run_dir`, with the weights of its newest checkpoint, or of `step`. Raises `UserError` when there is
+    none, or it is damaged."""
     return Run(run_dir, step)
 
 
@@ -51,7 +52,9 @@ def parameterised(manifest: Mapping[str, Any]) -> Parameterised:
         network = make(**_tuples(arguments))
     except TypeError as error:
         raise UserError(f"network {name}: {error}") from error
-    return Parameterised(network, manifest["prediction"], manifest["time_input"], schedules.make(**manifest["schedule"]))
+    return Parameterised(
+        network, manifest["prediction"], manifest["time_input"], schedules.make(**manifest["schedule"])
+    )
 
 
 def abstract_weights(manifest: Mapping[str, Any]) -> Any:
@@ -67,7 +70,8 @@ def example_cond(manifest: Mapping[str, Any]) -> dict[str, jax.Array]:
 
 
 def bind(manifest: Mapping[str, Any]) -> Callable[[Any], Denoiser]:
-    """weights -> Denoiser that reads cond["guidance"], whatever kind of guidance the run has: external is applied here."""
+    """weights -> Denoiser that reads cond["guidance"], whatever kind of guidance the run has: external is applied
+    here."""
     network, kind = parameterised(manifest), manifest["guidance"]["kind"]
     if kind == "external":
         return lambda params: guidance.guided(network.bind(params), {"label": manifest["num_classes"]})
@@ -82,7 +86,8 @@ def _tuples(value):
 
 
 class Run:
-    """A trained run. `.manifest`, `.schedule`, `.codec`, and `.denoise`: (z, logsnr, cond) -> Prediction with cond["label"] and cond["guidance"]."""
+    """A trained run. `.manifest`, `.schedule`, `.codec`, and `.denoise`: (z, logsnr, cond) -> Prediction with
+    cond["label"] and cond["guidance"]."""
 
     def __init__(self, run_dir: str | Path, step: int | None = None):
         self.dir = Path(run_dir)
@@ -113,7 +118,9 @@ class Run:
         if step not in self._weights:
             loaded = {}
             if self.manifest["trains"]:
-                loaded = self._checkpoints.restore_weights(abstract_weights(self.manifest), step, self.manifest["weights"])
+                loaded = self._checkpoints.restore_weights(
+                    abstract_weights(self.manifest), step, self.manifest["weights"]
+                )
             replicated = parallel.shardings(loaded, self._generator.mesh)
             self._weights[step] = jax.device_put(loaded, replicated)
         return self._weights[step]
@@ -125,7 +132,8 @@ class Run:
 
     @property
     def trained_steps(self) -> dict[int, int] | None:
-        """Steps N -> checkpoint of its student, for a halved chain, as far as it has got; None for a run that takes any N."""
+        """Steps N -> checkpoint of its student, for a halved chain, as far as it has got; None for a run that takes any
+        N."""
         if self.manifest["rounds"] is None:
             return None
         saved = [self._only] if self._only is not None else self._checkpoints.steps()
@@ -141,7 +149,9 @@ class Run:
         if trained is None:
             return self.weights()
         if steps not in trained:
-            raise UserError(f"{self.dir} has no student of {steps} steps; trained: {', '.join(map(str, trained)) or 'none yet'}")
+            raise UserError(
+                f"{self.dir} has no student of {steps} steps; trained: {', '.join(map(str, trained)) or 'none yet'}"
+            )
         return self.weights(trained[steps])
 
     def check_sampler(self, sampler: str) -> None:
@@ -156,7 +166,9 @@ class Run:
         low, high = {"none": (0.0, 0.0), "external": (0.0, np.inf)}.get(kind["kind"]) or kind["range"]
         if not np.all(np.isfinite(w) & (w >= low - 1e-6) & (w <= high + 1e-6)):
             shown = ", ".join(f"{x:g}" for x in np.unique(w)[:4])
-            raise UserError(f"guidance {shown} is outside the range of {self.dir}: [{low:g}, {high:g}] (w = 0 is no guidance)")
+            raise UserError(
+                f"guidance {shown} is outside the range of {self.dir}: [{low:g}, {high:g}] (w = 0 is no guidance)"
+            )
 
     def _cond(self, num: int, w: float | np.ndarray | None, labels: int | np.ndarray | None) -> dict[str, np.ndarray]:
         w = self.manifest["recommended"]["guidance"] if w is None else w
@@ -187,8 +199,9 @@ class Run:
     ) -> np.ndarray:
         """float32 [num, *shape]: images [h, w, c] in [-1, 1], or points.
 
-        None = what the manifest recommends; labels None = all classes in turn; noise [num, *code shape] None = seeded, sample k being
-        a function of (seed, k). `steps` = N of a halved chain takes the round-N weights. Raises `UserError` for what it cannot do.
+        None = what the manifest recommends; labels None = all classes in turn; noise [num, *code shape] None = seeded,
+        sample k being a function of (seed, k). `steps` = N of a halved chain takes the round-N weights. Raises
+        `UserError` for what it cannot do.
         """
         if self.manifest["objective"] == "encoding":
             raise UserError(f"{self.dir} is an encoder: it goes towards noise, with Run.encode")
@@ -200,9 +213,7 @@ class Run:
         cond, weights, indices = self._cond(num, guidance, labels), self._weights_for(steps), np.arange(num)
         z = self.noise(num, seed) if noise is None else self._checked(noise, num, "noise")
         grid = schedules.grid(self.schedule, steps)
-        return self._generator(
-            weights, sampler, z, cond, grid, seed=seed, indices=indices, batch_size=batch_size
-        )
+        return self._generator(weights, sampler, z, cond, grid, seed=seed, indices=indices, batch_size=batch_size)
 
     def default_steps(self) -> int:
         """What the manifest recommends, or the fewest that a chain has got to."""
@@ -225,9 +236,12 @@ class Run:
         guidance: float = 0.0,
         batch_size: int = 256,
     ) -> np.ndarray:
-        """noise [num, *code shape]: DDIM upwards from images in [-1, 1] (or points), with a distilled encoder's own steps where it is one."""
+        """noise [num, *code shape]: DDIM upwards from images in [-1, 1] (or points), with a distilled encoder's own
+        steps where it is one."""
         if self.manifest["rounds"] is not None and self.manifest["objective"] != "encoding":
-            raise UserError(f"{self.dir} was trained for steps towards data; encode with an encoder, a stage-one student or a teacher")
+            raise UserError(
+                f"{self.dir} was trained for steps towards data; encode with an encoder, stage one or a teacher"
+            )
         num = len(images)
         steps = self.default_steps() if steps is None else steps
         cond, weights = self._cond(num, guidance, labels), self._weights_for(steps)

@@ -1,8 +1,9 @@
 """Samplers: a step and one `lax.scan`. N steps are N forwards (heun: 2N - 1 or 2N).
 
-A step is `Step(init, update)`: `init(z) -> carry`, and `update(carry, keys, denoise, z, cond, logsnrs) -> (carry, z)` with `logsnrs` =
-(now, next, after next), each [b], the last one repeated at the end. The past goes in the carry. `keys` are one per example, so that
-example k never depends on the batch that it is drawn in. Clean data is logsnr = +inf: a step that lands there returns the predicted x.
+A step is `Step(init, update)`: `init(z) -> carry`, and `update(carry, keys, denoise, z, cond, logsnrs) -> (carry, z)`
+with `logsnrs` = (now, next, after next), each [b], the last one repeated at the end. The past goes in the carry. `keys`
+are one per example, so that example k never depends on the batch that it is drawn in. Clean data is logsnr = +inf: a
+step that lands there returns the predicted x.
 """
 
 from collections.abc import Callable
@@ -43,7 +44,8 @@ def sample(
     cond: Cond,
     logsnrs: Float[Array, " levels"],
 ) -> Float[Array, "b *s"]:
-    """Runs `step` along `logsnrs` (monotone; falling = encoding, which only `ddim` is meant for) and returns z at the last of them.
+    """Runs `step` along `logsnrs` (monotone; falling = encoding, which only `ddim` is meant for) and returns z at the
+    last of them.
 
     `key`: one, which is split over the batch, or one per example.
     """
@@ -92,7 +94,7 @@ def _ancestral(exponent: float):
     def update(carry, keys, denoise, z, cond, logsnrs):
         now, following, _ = logsnrs
         x = denoise(z, now, cond).x
-        (alpha, _), (alpha_next, sigma_next) = coefficients(now, z), coefficients(following, z)
+        (alpha, _), (alpha_next, _) = coefficients(now, z), coefficients(following, z)
         share = forward_variance(now, following)
         # CFG, eq. 3-4: mean and interpolated variance of q(z_s | z_t, x).
         mean = expand(1 - share, z) * (alpha_next / alpha) * z + expand(share, z) * alpha_next * x
@@ -113,8 +115,9 @@ def _stochastic(carry, keys, denoise, z, cond, logsnrs):
 
 
 def _heun(carry, keys, denoise, z, cond, logsnrs):
-    # Heun's rule (Karras et al. 2022, algorithm 1) on dz/dphi = v, phi = arctan(sigma / alpha), in which DDIM is the exponential Euler
-    # step: average x and eps over both ends. Where the step ends in clean data there is no second slope, so it stays Euler's.
+    # Heun's rule (Karras et al. 2022, algorithm 1) on dz/dphi = v, phi = arctan(sigma / alpha), in which DDIM is the
+    # exponential Euler step: average x and eps over both ends. Where the step ends in clean data there is no second
+    # slope, so it stays Euler's.
     now, following, _ = logsnrs
     first = denoise(z, now, cond)
     clean = jnp.isinf(following)

@@ -1,8 +1,8 @@
 """Noise schedules: t in [0, 1] <-> log-SNR. t = 0 is clean, t = 1 is noise.
 
-Variance preserving: z_t = alpha_t x + sigma_t eps with logsnr = log(alpha² / sigma²), so that alpha² = sigmoid(logsnr) and
-sigma² = sigmoid(-logsnr). Clean data itself is logsnr = +inf (alpha = 1, sigma = 0), and `grid` ends there, so that the
-last step of every sampler returns the predicted x.
+Variance preserving: z_t = alpha_t x + sigma_t eps with logsnr = log(alpha² / sigma²), so that alpha² = sigmoid(logsnr)
+and sigma² = sigmoid(-logsnr). Clean data itself is logsnr = +inf (alpha = 1, sigma = 0), and `grid` ends there, so that
+the last step of every sampler returns the predicted x.
 """
 
 import dataclasses
@@ -23,7 +23,8 @@ from guided_distill.errors import UserError, one_of
 class Schedule(Protocol):
     """t -> logsnr, strictly decreasing, and its inverse. Any shape."""
 
-    def __call__(self, t: ArrayLike) -> Array: ...
+    def __call__(self, t: ArrayLike) -> Array:
+        """t -> logsnr."""
 
     def inverse(self, logsnr: ArrayLike) -> Array:
         """logsnr -> t."""
@@ -48,6 +49,7 @@ class Cosine:
         return math.pi / 2 - b - c, b, c
 
     def __call__(self, t: ArrayLike) -> Array:
+        """t -> logsnr."""
         # Each half measures its angle from its own end: near pi/2 float32 would leave a 0.3 % error in tan.
         a, b, c = self._abc
         t = jnp.asarray(t, jnp.float32)
@@ -78,6 +80,7 @@ class ShiftedCosine:
         return 2 * math.log(self.reference / self.resolution)
 
     def __call__(self, t: ArrayLike) -> Array:
+        """t -> logsnr."""
         return Cosine(self.logsnr_min, self.logsnr_max)(t) + self._shift
 
     def inverse(self, logsnr: ArrayLike) -> Array:
@@ -108,6 +111,7 @@ class Discrete:
         return np.linspace(0, 1, self.num_timesteps + 1), logsnr
 
     def __call__(self, t: ArrayLike) -> Array:
+        """t -> logsnr."""
         ts, logsnrs = (jnp.asarray(x, jnp.float32) for x in self.table)
         return jnp.interp(jnp.asarray(t, jnp.float32), ts, logsnrs)
 
@@ -137,5 +141,6 @@ def grid(schedule: Schedule, num_steps: int) -> Float[Array, " levels"]:
 
 
 def encoding_grid(schedule: Schedule, num_steps: int) -> Float[Array, " levels"]:
-    """The log-SNRs of `num_steps` equal steps in t from data (t = 0, where the schedule still has a finite value) to noise."""
+    """The log-SNRs of `num_steps` equal steps in t from data (t = 0, where the schedule still has a finite value) to
+    noise."""
     return schedule(jnp.linspace(0.0, 1.0, num_steps + 1))

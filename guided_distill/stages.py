@@ -1,6 +1,7 @@
 """The composition root: config (+ teacher runs) -> everything that a stage trains with. The only reader of configs.
 
-Everything that can be wrong is found here, before anything is written: unread keys, teachers that are missing or do not fit, ranges.
+Everything that can be wrong is found here, before anything is written: unread keys, teachers that are missing or do not
+fit, ranges.
 """
 
 import dataclasses
@@ -15,7 +16,19 @@ from typing import Any
 import jax.numpy as jnp
 
 import guided_distill
-from guided_distill import codecs, data, rounds, runs, samplers, schedules, state, streams, teachers, train_step, weighting
+from guided_distill import (
+    codecs,
+    data,
+    rounds,
+    runs,
+    samplers,
+    schedules,
+    state,
+    streams,
+    teachers,
+    train_step,
+    weighting,
+)
 from guided_distill.errors import UserError, one_of
 from guided_distill.keys import Keys
 from guided_distill.plugins import names, resolve
@@ -38,9 +51,9 @@ class Loop:
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
-    """A stage, ready to be trained: what `trainer.run` holds. `leaves` reads the frozen weights, `init` makes the
-    state from them (for jit). `steps[min(round, 1)]` is a round's step function: one object, unless the first teacher is of another kind
-    than the student."""
+    """A stage, ready to be trained: what `trainer.run` holds. `leaves` reads the frozen weights, `init` makes the state
+    from them (for jit). `steps[min(round, 1)]` is a round's step function: one object, unless the first teacher is of
+    another kind than the student."""
 
     config: dict[str, Any]
     manifest: dict[str, Any]
@@ -54,7 +67,8 @@ class Stage:
 
 
 def build(config: Mapping[str, Any]) -> Stage:
-    """The stage that a config describes. Raises `UserError`, with the way out, for whatever could not work; writes nothing."""
+    """The stage that a config describes. Raises `UserError`, with the way out, for whatever could not work; writes
+    nothing."""
     keys = Keys(config)
     objective_keys = keys.part("objective")
     kind = objective_keys.take("name")
@@ -68,7 +82,9 @@ def build(config: Mapping[str, Any]) -> Stage:
     if teacher:
         teachers.require_fit(manifest, teacher)
     plan = make_rounds(keys, objective_keys, kind, teacher)
-    manifest["rounds"] = [list(pair) for pair in zip(plan.num_steps, plan.ends, strict=True)] if kind in CHAINS else None
+    manifest["rounds"] = (
+        [list(pair) for pair in zip(plan.num_steps, plan.ends, strict=True)] if kind in CHAINS else None
+    )
     source = data.load(**manifest["data"])
     loop = Loop(**{field.name: keys.take(field.name) for field in dataclasses.fields(Loop)})
     optim = keys.part("optim")
@@ -156,7 +172,8 @@ def describe_guidance(objective: Keys, kind: str, num_classes: int) -> dict[str,
 
 
 def describe_network(keys: Keys, manifest: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """network, prediction and time input: the config's own, or the teacher's with a w embedding where there is a range of w."""
+    """network, prediction and time input: the config's own, or the teacher's with a w embedding where there is a range
+    of w."""
     part = keys.part("network")
     name = part.take("name")
     inherits = name == INHERIT
@@ -177,7 +194,11 @@ def describe_network(keys: Keys, manifest: Mapping[str, Any], above: Mapping[str
     fields = {field.name for field in dataclasses.fields(resolve("models", name).Network)}
     arguments = (above["network"]["args"] if inherits else {}) | part.rest()
     for key in arguments:
-        one_of(f"key in config.network ({name}):", key, sorted(fields - {"parent", "name"} - set(structure)) + list(structure))
+        one_of(
+            f"key in config.network ({name}):",
+            key,
+            sorted(fields - {"parent", "name"} - set(structure)) + list(structure),
+        )
     if manifest["trains"] and "embed_guidance" not in fields:
         raise UserError(f"network {name!r} has nothing to train: name another in config.network.name")
     arguments |= {key: value for key, value in structure.items() if key in fields}
@@ -192,7 +213,9 @@ def describe_sampling(part: Keys, objective: Keys, kind: str, manifest: Mapping[
     else:
         sampler = part.take("sampler")
     one_of("sampler", sampler, samplers.names())
-    low, high = manifest["guidance"].get("range", (0.0, 0.0 if manifest["guidance"]["kind"] == "none" else float("inf")))
+    low, high = manifest["guidance"].get(
+        "range", (0.0, 0.0 if manifest["guidance"]["kind"] == "none" else float("inf"))
+    )
     recommended = {"steps": part.take("steps"), "guidance": min(max(part.take("guidance"), low), high)}
     return {"sampler": sampler, "recommended": recommended}
 
@@ -243,8 +266,11 @@ def bind_student(manifest: Mapping[str, Any], kind: str) -> Callable:
     return lambda params, dropout_key: bind(params)
 
 
-def make_steps(ingredients: train_step.Ingredients, manifest: Mapping[str, Any], teacher: teachers.Teacher | None) -> tuple[Callable, Callable]:
-    """Step functions of the first round and of those after a promotion: one and the same if the teacher is what the student will be."""
+def make_steps(
+    ingredients: train_step.Ingredients, manifest: Mapping[str, Any], teacher: teachers.Teacher | None
+) -> tuple[Callable, Callable]:
+    """Step functions of the first round and of those after a promotion: one and the same if the teacher is what the
+    student will be."""
     later = dataclasses.replace(ingredients, teacher=lambda leaves: ingredients.student(leaves["teacher"], None))
     keys = ("network", "prediction", "time_input")
     same = teacher and teacher.other is None and all(teacher.manifest[key] == manifest[key] for key in keys)

@@ -34,7 +34,8 @@ def create(
 
 
 def promote(state: TrainState, optimiser: optax.GradientTransformation) -> TrainState:
-    """The next round: the student's raw weights become the teacher, the optimiser restarts (PD, algorithm 2). The step goes on."""
+    """The next round: the student's raw weights become the teacher, the optimiser restarts (PD, algorithm 2). The step
+    goes on."""
     return state.replace(
         teacher={"teacher": jax.tree.map(jnp.copy, state.params["student"])},
         opt_state=optimiser.init(state.params),
@@ -43,9 +44,11 @@ def promote(state: TrainState, optimiser: optax.GradientTransformation) -> Train
 
 
 def graft(new: Params, old: Params) -> tuple[Params, list[str]]:
-    """`old` weights in the tree of `new`, where they fit: (weights, names of the leaves that `old` lacks, which stay as in `new`).
+    """`old` weights in the tree of `new`, where they fit: (weights, names of the leaves that `old` lacks, which stay as
+    in `new`).
 
-    Leaves that `old` has and `new` lacks are dropped only by intent of the caller: they raise ValueError, as do other shapes.
+    Leaves that `old` has and `new` lacks are dropped only by intent of the caller: they raise ValueError, as do other
+    shapes.
     """
     flat_new, tree = jax.tree_util.tree_flatten_with_path(new)
     flat_old = {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(old)}

@@ -1,4 +1,5 @@
-"""Randomness is a function of (seed, stream name, index): nothing is split from hand to hand, so resuming needs no key."""
+"""Randomness is a function of (seed, stream name, index): nothing is split from hand to hand, so resuming needs no
+key."""
 
 import zlib
 

@@ -1,4 +1,5 @@
-"""Frozen runs as one teacher: found by directory, rebuilt from their own manifests, checked against what a student asks of them."""
+"""Frozen runs as one teacher: found by directory, rebuilt from their own manifests, checked against what a student asks
+of them."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -12,7 +13,8 @@ from guided_distill.prediction import Denoiser
 
 @dataclasses.dataclass(frozen=True)
 class Teacher:
-    """One run, or two: a conditional one, and an unconditional (or weaker) one to guide it by. One Denoiser that reads cond["guidance"]."""
+    """One run, or two: a conditional one, and an unconditional (or weaker) one to guide it by. One Denoiser that reads
+    cond["guidance"]."""
 
     main: runs.Run
     other: runs.Run | None = None
@@ -50,13 +52,18 @@ class Teacher:
         """Run directory, step and hash of each, for the student's manifest."""
         found = [run for run in (self.main, self.other) if run is not None]
         return [
-            {"run": str(run.dir), "step": run.step, "hash": fingerprint(run.dir, run.step) if run.manifest["trains"] else None}
+            {
+                "run": str(run.dir),
+                "step": run.step,
+                "hash": fingerprint(run.dir, run.step) if run.manifest["trains"] else None,
+            }
             for run in found
         ]
 
 
 def load(run_dir: str, other_dir: str, command: str) -> Teacher:
-    """The teacher in one directory, or two. Raises `UserError`: for a missing run, with the `command` that makes it; for a pair that differs."""
+    """The teacher in one directory, or two. Raises `UserError`: for a missing run, with the `command` that makes it;
+    for a pair that differs."""
     main = _load(run_dir, command)
     if not other_dir:
         return Teacher(main)
@@ -69,7 +76,8 @@ def load(run_dir: str, other_dir: str, command: str) -> Teacher:
 
 
 def require_fit(manifest: Mapping[str, Any], teacher: Teacher) -> None:
-    """Raises `UserError` unless a student of this manifest can learn from the teacher: shape, schedule, codec, classes, range of w."""
+    """Raises `UserError` unless a student of this manifest can learn from the teacher: shape, schedule, codec, classes,
+    range of w."""
     where = f"the teacher {teacher.main.dir} does not fit"
     for key in ("code_shape", "schedule", "codec", "num_classes"):
         _require_same(key, teacher.manifest, manifest, where)

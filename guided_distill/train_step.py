@@ -22,15 +22,16 @@ from guided_distill.state import TrainState
 class Ingredients:
     """What a step is made of; nothing in here is trained.
 
-    `student(params, dropout_key or None)` and `teacher(teacher leaves)` give Denoisers; `encode` takes images in [-1, 1] to what is diffused.
+    `student(params, dropout_key or None)` and `teacher(teacher leaves)` give Denoisers; `encode` takes images in [-1,
+    1] to what is diffused.
     """
 
     objective: Objective | None
-    student: Callable[..., Denoiser]
+    student: Callable[..., Denoiser] | None
     teacher: Callable[[Any], Denoiser] | None
     encode: Callable[[Array], Array]
-    optimiser: optax.GradientTransformation
-    learning_rate: Callable[[Array], Array]
+    optimiser: optax.GradientTransformation | None
+    learning_rate: Callable[[Array], Array] | None
     rounds: Rounds
     seed: int
     ema_decay: float = 0.0
@@ -39,7 +40,12 @@ class Ingredients:
 
 
 def optimiser(
-    name: str = "adam", b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8, weight_decay: float = 0.0, clip: float = 1.0
+    name: str = "adam",
+    b1: float = 0.9,
+    b2: float = 0.999,
+    eps: float = 1e-8,
+    weight_decay: float = 0.0,
+    clip: float = 1.0,
 ) -> optax.GradientTransformation:
     """Global-norm clip (0: none), then "adam" or "adamw", without the learning rate, which is the step's business."""
     one_of("optimiser", name, ("adam", "adamw"))
@@ -53,9 +59,10 @@ def optimiser(
 
 
 def make(of: Ingredients) -> Callable[[TrainState, Mapping[str, Array]], tuple[TrainState, dict[str, Array]]]:
-    """The step. Pure; jit it with the state donated. Metrics are float32 scalars: loss, grad_norm, learning_rate, num_steps."""
+    """The step. Pure; jit it with the state donated. Metrics are float32 scalars: loss, grad_norm, learning_rate,
+    num_steps."""
 
-    def step(state: TrainState, batch: Mapping[str, Array]) -> tuple[TrainState, dict[str, Array]]:
+    def step(state: TrainState, batch: Mapping[str, Any]) -> tuple[TrainState, dict[str, Array]]:
         batch = prepare(of, batch, state.step)
         num_steps = of.rounds.num_steps_at(state.step)
         (loss, metrics), gradient = jax.value_and_grad(total_loss, argnums=1, has_aux=True)(
@@ -66,7 +73,12 @@ def make(of: Ingredients) -> Callable[[TrainState, Mapping[str, Array]], tuple[T
         params = jax.tree.map(lambda p, u: p - rate * u, state.params, updates)
         done, _ = of.rounds.within(state.step)
         ema = None if state.ema is None else moving_average(state.ema, params, of.ema_decay, done)
-        metrics |= {"loss": loss, "grad_norm": optax.global_norm(gradient), "learning_rate": rate, "num_steps": num_steps}
+        metrics |= {
+            "loss": loss,
+            "grad_norm": optax.global_norm(gradient),
+            "learning_rate": rate,
+            "num_steps": num_steps,
+        }
         return TrainState(state.step + 1, params, ema, opt_state, state.teacher), metrics
 
     return step
@@ -84,7 +96,7 @@ def total_loss(of: Ingredients, params, state: TrainState, batch, num_steps: Arr
     return sum(jnp.mean(loss) for loss in losses.values()), metrics
 
 
-def prepare(of: Ingredients, batch: Mapping[str, Array], step: Array) -> dict[str, Array]:
+def prepare(of: Ingredients, batch: Mapping[str, Any], step: Array) -> dict[str, Any]:
     """The raw batch flipped at random (where its data set allows it) and encoded, on the device."""
     x = batch["x"]
     if of.flip:
@@ -94,6 +106,7 @@ def prepare(of: Ingredients, batch: Mapping[str, Array], step: Array) -> dict[st
 
 
 def moving_average(ema, params, decay: float, done: Array):
-    """ema <- d ema + (1 - d) params, with d = min(decay, (1 + k) / (10 + k)) after k updates: a short memory while it is young."""
+    """ema <- d ema + (1 - d) params, with d = min(decay, (1 + k) / (10 + k)) after k updates: a short memory while it
+    is young."""
     d = jnp.minimum(decay, (1 + done) / (10 + done))
     return jax.tree.map(lambda e, p: d * e + (1 - d) * p, ema, params)

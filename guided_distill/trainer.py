@@ -1,7 +1,6 @@
 """The loop: data -> step -> log -> save -> evaluate -> promote. Run again, it goes on where it stopped."""
 
 import json
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -57,7 +56,9 @@ def begin(stage: stages.Stage, checkpoints: Checkpoints, mesh) -> tuple[TrainSta
     return state, newest
 
 
-def train(stage: stages.Stage, workdir: Path, state: TrainState, start: int, checkpoints: Checkpoints, mesh, say) -> None:
+def train(
+    stage: stages.Stage, workdir: Path, state: TrainState, start: int, checkpoints: Checkpoints, mesh, say
+) -> None:
     """The loop itself, from `start` to the end of the last round."""
     total, loop = stage.rounds.total, stage.loop
     if start == 0:
@@ -66,31 +67,24 @@ def train(stage: stages.Stage, workdir: Path, state: TrainState, start: int, che
     batches = data.batches(stage.source, loop.batch_size, loop.seed, start)
     compiled = {step: jax.jit(step, donate_argnums=0) for step in set(stage.steps)}
     promote = jax.jit(stage.promote, donate_argnums=0)
-    log, show = logs.Log(workdir, start), Show(stage, workdir, mesh)
-    bar, task = logs.progress(workdir.name, total, start)
-    clock, since = time.perf_counter(), start
-    with bar:
+    show, due = Show(stage, workdir, mesh), lambda done, every: every and done % every == 0
+    with logs.Meter(workdir, total, start, loop.batch_size) as meter:
         for step in range(start, total):
             if stage.rounds.starts_round(step):
                 state = promote(state)
-            index = stage.rounds.round_of(step)
+            index, done = stage.rounds.round_of(step), step + 1
             state, metrics = compiled[stage.steps[min(index, 1)]](state, parallel.put_batch(next(batches), mesh))
-            done, round_ends = step + 1, step + 1 in stage.rounds.ends
-            if done % loop.log_every == 0 or round_ends:
-                values = {name: float(value) for name, value in jax.device_get(metrics).items()}
-                now = time.perf_counter()
-                values["images_per_second"] = (done - since) * loop.batch_size / (now - clock)
-                log.write(done, values)
-                bar.update(task, completed=done, rate=f"{values['images_per_second']:.0f}/s", loss=f"loss {values['loss']:.3g}")
-            if round_ends or (loop.save_every and done % loop.save_every == 0):
+            ends = done in stage.rounds.ends
+            if ends or due(done, loop.log_every):
+                meter(done, metrics)
+            if ends or due(done, loop.save_every):
                 checkpoints.save(state, done)
-            if round_ends or (loop.sample_every and done % loop.sample_every == 0):
-                show(state, index, done, log)
-            if done % loop.log_every == 0 or round_ends:
-                clock, since = time.perf_counter(), done
-            if round_ends:
-                say(f"{workdir}: {stage.rounds.describe(index)} done, loss {values['loss']:.3g}, {values['images_per_second']:.0f} examples/s")
-    log.close()
+                meter.restart(done)
+            if ends or due(done, loop.sample_every):
+                show(state, index, done, meter.log)
+                meter.restart(done)
+            if ends:
+                say(f"{workdir}: {stage.rounds.describe(index)} done, {meter.summary}")
 
 
 class Show:
@@ -105,16 +99,21 @@ class Show:
         """Writes samples/<step>.png, and a row of scores against the training data when `eval_num` asks for it."""
         if self.manifest["objective"] == "encoding":
             return
-        images, labels = self.generate(state, index, max(self.stage.loop.eval_num, 40 if len(self.manifest["shape"]) > 1 else 1000))
+        images, labels = self.generate(
+            state, index, max(self.stage.loop.eval_num, 40 if len(self.manifest["shape"]) > 1 else 1000)
+        )
         shown = 40 if images.ndim == 4 else 1000
-        pictures.save_grid(self.workdir / "samples" / f"{step:08d}.png", images[:shown], 10, None if labels is None else labels[:shown])
+        pictures.save_grid(
+            self.workdir / "samples" / f"{step:08d}.png", images[:shown], 10, None if labels is None else labels[:shown]
+        )
         if self.stage.loop.eval_num:
             name, features = evaluate.load_features("pixels")
             fake, real = evaluate.feature_set(images, labels, features), evaluate.reference(self.stage.source, features)
             log.write(step, {f"{metric}_{name}": value for metric, value in evaluate.score(fake, real).items()}, "eval")
 
     def generate(self, state: TrainState, index: int, num: int) -> tuple[np.ndarray, np.ndarray | None]:
-        """(samples [num, ...], labels or None) as the manifest recommends, with the round's steps where it has rounds."""
+        """(samples [num, ...], labels or None) as the manifest recommends, with the round's steps where it has
+        rounds."""
         weights = (state.params if state.ema is None else state.ema)["student"]
         steps = self.stage.rounds.num_steps[index] or self.manifest["recommended"]["steps"]
         cond = {"guidance": np.full((num,), self.manifest["recommended"]["guidance"], np.float32)}

@@ -1,6 +1,7 @@
 """Loss weights: log-SNR -> weight of the squared error in x (PD, section 4).
 
-In terms of other errors: eps-MSE = SNR x-MSE, v-MSE = (1 + SNR) x-MSE; truncated SNR is the larger of the x- and the eps-MSE.
+In terms of other errors: eps-MSE = SNR x-MSE, v-MSE = (1 + SNR) x-MSE; truncated SNR is the larger of the x- and the
+eps-MSE.
 """
 
 from collections.abc import Callable
@@ -36,7 +37,8 @@ def snr_plus_one(logsnr: Float[Array, " b"]) -> Float[Array, " b"]:
 
 
 def make(name: str, max_logsnr: float = float("inf")) -> Weighting:
-    """The weighting of that name; log-SNRs above `max_logsnr` weigh as `max_logsnr`. Raises `UserError` for an unknown name."""
+    """The weighting of that name; log-SNRs above `max_logsnr` weigh as `max_logsnr`. Raises `UserError` for an unknown
+    name."""
     one_of("weighting", name, ("uniform", "snr", "truncated_snr", "snr_plus_one"))
     weighting = globals()[name]
     return lambda logsnr: weighting(jnp.minimum(logsnr, max_logsnr))
@@ -47,8 +49,8 @@ def weighted_error(
 ) -> Float[Array, " b"]:
     """weight(logsnr) * mean squared error in x, [b]; the mean is over an example's entries.
 
-    Measured in v and scaled (x-MSE = sigma² v-MSE), since v alone is accurate at every log-SNR: at 20, x-MSE would be a difference
-    of float32 numbers that agree to all their digits.
+    Measured in v and scaled (x-MSE = sigma² v-MSE), since v alone is accurate at every log-SNR: at 20, x-MSE would be a
+    difference of float32 numbers that agree to all their digits.
     """
     error = jnp.square(prediction.v(logsnr) - target.v(logsnr))
     return weighting(logsnr) * jax.nn.sigmoid(-logsnr) * jnp.mean(error, axis=tuple(range(1, error.ndim)))

@@ -1,4 +1,5 @@
-"""JAX is strict here: rank promotion raises, public signatures are checked by jaxtyping. Everything runs offline on the CPU."""
+"""JAX is strict here: rank promotion raises, public signatures are checked by jaxtyping. Everything runs offline on the
+CPU."""
 
 import os
 from pathlib import Path
@@ -19,7 +20,8 @@ jaxtyping.install_import_hook("guided_distill", "beartype.beartype")
 
 @pytest.fixture(scope="session")
 def oracle():
-    """The exact denoiser of an off-centre Gaussian N((0.6, -0.3), 0.25² I), one class: its flow is known in closed form."""
+    """The exact denoiser of an off-centre Gaussian N((0.6, -0.3), 0.25² I), one class: its flow is known in closed
+    form."""
     from guided_distill import schedules
     from guided_distill.denoiser import Parameterised
     from guided_distill.models.mixture import Mixture

@@ -8,7 +8,15 @@ from pathlib import Path
 import jax
 import pytest
 
-from configs import base, digits_stage1, digits_stage2, digits_teacher, mixture2d_stage1, mixture2d_stage2, mixture2d_teacher
+from configs import (
+    base,
+    digits_stage1,
+    digits_stage2,
+    digits_teacher,
+    mixture2d_stage1,
+    mixture2d_stage2,
+    mixture2d_teacher,
+)
 from guided_distill import launch, stages, trainer
 from guided_distill.errors import UserError
 
@@ -66,14 +74,20 @@ def check_abstract(stage, case):
     after, metrics = jax.eval_shape(stage.steps[0], state, batch)
     assert jax.tree.structure(after) == jax.tree.structure(state) and metrics["loss"].shape == ()
     kind = stage.manifest["guidance"]["kind"]
-    assert kind == {"digits_teacher": "external", "digits_stage2:unguided": "none", "mixture2d_stage1:unguided": "none"}.get(case, "embedded")
+    assert kind == {
+        "digits_teacher": "external",
+        "digits_stage2:unguided": "none",
+        "mixture2d_stage1:unguided": "none",
+    }.get(case, "embedded")
     assert stage.manifest["sampler"] == ("stochastic" if "stochastic" in case else "ddim")
 
 
 def test_skipping_stage_one_builds_with_a_step_of_its_own(digits):
     stage = build(digits_stage2.get_config("tiny"), digits / "teacher")
     assert stage.steps[0] is not stage.steps[1]
-    jax.eval_shape(stage.steps[0], jax.eval_shape(stage.init, stage.leaves()), {k: v[:8] for k, v in stage.source.arrays.items()})
+    jax.eval_shape(
+        stage.steps[0], jax.eval_shape(stage.init, stage.leaves()), {k: v[:8] for k, v in stage.source.arrays.items()}
+    )
 
 
 @pytest.mark.parametrize(
@@ -174,7 +188,10 @@ def test_a_halved_chain_is_no_teacher(digits):
 @pytest.mark.parametrize(
     "flags, message",
     [
-        (["--config=configs/digits_teacher.py:tiny", "--config.optim.lrr=1"], "unknown config key config.optim.lrr; valid here: .*lr"),
+        (
+            ["--config=configs/digits_teacher.py:tiny", "--config.optim.lrr=1"],
+            "unknown config key config.optim.lrr; valid here: .*lr",
+        ),
         (["--config=configs/digits_teacher.py:tny"], "unknown config argument 'tny'; valid: tiny"),
         (["--config=configs/none.py"], "no config 'configs/none.py'; there are .*digits_chain.py"),
         (["--config=configs/digits_teacher.py:tiny", "--config.num_updates=many"], "many"),

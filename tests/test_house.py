@@ -54,7 +54,9 @@ def test_imports_go_down(path):
     assert not above, f"{own} (layer {LEVEL[own]}) imports {above}"
 
 
-@pytest.mark.parametrize("path", [p for p in ROOT.rglob("*.py") if ".venv" not in p.parts], ids=lambda p: str(p.relative_to(ROOT)))
+@pytest.mark.parametrize(
+    "path", [p for p in ROOT.rglob("*.py") if ".venv" not in p.parts], ids=lambda p: str(p.relative_to(ROOT))
+)
 def test_budgets(path):
     text = path.read_text()
     is_test = "tests" in path.parts
@@ -118,12 +120,20 @@ def test_every_feature_function(name):
 @pytest.mark.parametrize("name", plugins.names("objectives"))
 def test_every_objective(name, ring):
     make = importlib.import_module(f"guided_distill.objectives.{name}").make
-    known = {"schedule": Cosine(), "weighting": make_weighting("uniform"), "null": {"label": 4}, "w_min": 0.0, "w_max": 4.0}
+    known = {
+        "schedule": Cosine(),
+        "weighting": make_weighting("uniform"),
+        "null": {"label": 4},
+        "w_min": 0.0,
+        "w_max": 4.0,
+    }
     arguments = {n: known[n] for n, p in inspect.signature(make).parameters.items() if p.default is p.empty}
     nets = Nets(student=ring, teacher=ring)
     batch = {"x": jnp.ones((6, 2)), "label": jnp.arange(6) % 4}
     losses, extra = make(**arguments)(jax.random.key(0), nets, batch, jnp.int32(4))
-    assert losses["student"].shape == (6,) and bool(jnp.all(jnp.isfinite(losses["student"]))) and isinstance(extra, dict)
+    assert (
+        losses["student"].shape == (6,) and bool(jnp.all(jnp.isfinite(losses["student"]))) and isinstance(extra, dict)
+    )
 
 
 @pytest.mark.parametrize("name", plugins.names("cli"))

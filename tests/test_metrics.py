@@ -166,9 +166,7 @@ def mean_abs_normal(mean, std):
 
 def energy_distances(rng, d, mean, std, repeats=2000):
     """Of 20 standard normal samples to 30 with the given mean and standard deviation, many times."""
-    pairs = (
-        (rng.standard_normal((20, d)), mean + std * rng.standard_normal((30, d))) for _ in range(repeats)
-    )
+    pairs = ((rng.standard_normal((20, d)), mean + std * rng.standard_normal((30, d))) for _ in range(repeats))
     return [energy.compute(features(x), features(y))["energy_distance"] for x, y in pairs]
 
 

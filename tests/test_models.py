@@ -65,9 +65,7 @@ def without_guidance(params):
 
 def with_zero_guidance(params):
     flat = traverse_util.flatten_dict(params)
-    return traverse_util.unflatten_dict(
-        {k: jnp.zeros(v.shape) if "guidance_out" in k else v for k, v in flat.items()}
-    )
+    return traverse_util.unflatten_dict({k: jnp.zeros(v.shape) if "guidance_out" in k else v for k, v in flat.items()})
 
 
 def test_frequencies_fall_from_1_to_1_over_max_period():
@@ -212,9 +210,7 @@ def test_time_and_w_enter_in_float32():
     @quick_jit
     def vector(time, w):
         capture = {"capture_intermediates": lambda module, _: isinstance(module, Conditioning)}
-        _, state = net.apply(
-            {"params": params}, z, time, {"label": cond()["label"], "guidance": w}, **capture
-        )
+        _, state = net.apply({"params": params}, z, time, {"label": cond()["label"], "guidance": w}, **capture)
         return state["intermediates"]["conditioning"]["__call__"][0]
 
     start = vector(fixed, fixed)
@@ -234,9 +230,7 @@ def test_downsampling_undoes_upsampling_and_both_keep_the_mean():
 
 def test_unknown_resampling_is_refused():
     with pytest.raises(ValueError, match="sideways"):
-        jax.eval_shape(
-            ResBlock(4, "sideways").init, jax.random.key(0), jnp.ones((2, 4, 4, 4)), jnp.ones((2, 3))
-        )
+        jax.eval_shape(ResBlock(4, "sideways").init, jax.random.key(0), jnp.ones((2, 4, 4, 4)), jnp.ones((2, 3)))
 
 
 @pytest.mark.parametrize(("resample", "law"), [(None, lambda h: h), ("up", upsample), ("down", downsample)])
@@ -262,9 +256,7 @@ def test_attention_is_softmax_of_scaled_products(fields, heads):
     weights /= weights.sum(-1, keepdims=True)
     mixed = np.einsum("bnij,bjnd->bind", weights, v).reshape(2, 12, 8)
     expected = h + (mixed @ p["out"]["kernel"] + p["out"]["bias"]).reshape(h.shape)
-    np.testing.assert_allclose(
-        quick_jit(attention.apply)(params, jnp.asarray(h)), expected, rtol=1e-4, atol=1e-4
-    )
+    np.testing.assert_allclose(quick_jit(attention.apply)(params, jnp.asarray(h)), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_attention_heads_must_divide_the_channels():

@@ -111,7 +111,9 @@ def paper_target(teacher, z, cond, num_steps, index, stochastic):
     return (z_end - ratio * z) / (a_s - ratio * a_t)
 
 
-@pytest.mark.parametrize("num_steps, stochastic", [(1, False), (2, False), (16, False), (2, True), (4, True), (16, True)])
+@pytest.mark.parametrize(
+    "num_steps, stochastic", [(1, False), (2, False), (16, False), (2, True), (4, True), (16, True)]
+)
 def test_progressive_target_is_the_papers(teacher, num_steps, stochastic):
     def student(z, logsnr, cond):
         index = jnp.round(SCHEDULE.inverse(logsnr) * num_steps)

@@ -53,7 +53,7 @@ def test_clipping_recomputes_eps():
 @pytest.mark.parametrize("name", ["uniform", "snr", "truncated_snr", "snr_plus_one"])
 def test_weight_identities(name):
     """eps-MSE = SNR x-MSE, v-MSE = (1 + SNR) x-MSE, truncated SNR the larger of x and eps, for predictions of one z."""
-    z, x, eps = draw()
+    z, _, eps = draw()
     truth = prediction.from_eps(eps, z, LOGSNR)
     made = prediction.from_v(truth.v(LOGSNR) + 0.1 * jnp.sin(5 * z), z, LOGSNR)
     mse = {
@@ -68,7 +68,9 @@ def test_weight_identities(name):
 
 
 def test_weight_is_capped():
-    np.testing.assert_allclose(weighting.make("truncated_snr", 8.0)(jnp.array([-3.0, 2.0, 20.0])), np.exp([0, 2, 8]), rtol=1e-6)
+    np.testing.assert_allclose(
+        weighting.make("truncated_snr", 8.0)(jnp.array([-3.0, 2.0, 20.0])), np.exp([0, 2, 8]), rtol=1e-6
+    )
 
 
 @pytest.mark.parametrize("num_steps", [1, 2, 8, 64, 1024])
@@ -78,13 +80,18 @@ def test_step_target_lands_where_it_should(num_steps, direction):
     schedule = schedules.Cosine()
     i = np.arange(num_steps)
     if direction == "down":
-        t, after = schedules.to_clean(schedule, (i + 1) / num_steps), schedules.to_clean(schedule, jnp.asarray(i / num_steps))
+        t, after = (
+            schedules.to_clean(schedule, (i + 1) / num_steps),
+            schedules.to_clean(schedule, jnp.asarray(i / num_steps)),
+        )
     else:
         t, after = schedule(i / num_steps), schedule((i + 1) / num_steps)
     z, z_next = (jax.random.normal(key, (num_steps, 3)) for key in jax.random.split(jax.random.key(1)))
     # A neighbour as a teacher would make it: close to z, as the steps are.
     angle = [np.arctan(np.exp(-np.asarray(v, np.float64) / 2)) for v in (t, after)]
-    z_next = jnp.asarray(np.cos(angle[0] - angle[1])[:, None] * z - np.sin(angle[0] - angle[1])[:, None] * z_next, jnp.float32)
+    z_next = jnp.asarray(
+        np.cos(angle[0] - angle[1])[:, None] * z - np.sin(angle[0] - angle[1])[:, None] * z_next, jnp.float32
+    )
     target = prediction.from_step(z, z_next, t, after)
     np.testing.assert_allclose(recombine(target, after), z_next, atol=1e-6)
     np.testing.assert_allclose(recombine(target, t), z, atol=1e-6)

@@ -104,7 +104,7 @@ def test_ancestral_variance_lies_between_posterior_and_forward():
     deviations = []
     for exponent in (0.0, 0.3, 1.0):
         update = samplers._ancestral(exponent)
-        deviations.append(float(jnp.std(update((), keys, lambda z, l, c: from_x(x, z, l), x, {}, levels)[1])))
+        deviations.append(float(jnp.std(update((), keys, lambda z, logsnr, _: from_x(x, z, logsnr), x, {}, levels)[1])))
     share = 1 - np.exp(-1.5)
     sigma = [1 / (1 + np.exp(v)) for v in (-1.0, 0.5)]
     np.testing.assert_allclose(np.square(deviations)[[0, 2]], [share * sigma[1], share * sigma[0]], rtol=2e-2)
@@ -123,6 +123,11 @@ def test_exact_denoiser_reaches_the_data_distribution(oracle, name):
 def test_examples_do_not_depend_on_their_batch(oracle):
     keys = jax.random.split(jax.random.key(0), 64)
     run = lambda part: samplers.sample(  # noqa: E731
-        keys[part], oracle, samplers.stochastic, noise()[part], {"label": COND["label"][part]}, schedules.grid(SCHEDULE, 4)
+        keys[part],
+        oracle,
+        samplers.stochastic,
+        noise()[part],
+        {"label": COND["label"][part]},
+        schedules.grid(SCHEDULE, 4),
     )
     np.testing.assert_allclose(run(slice(0, 64))[10:20], run(slice(10, 20)), atol=1e-5)

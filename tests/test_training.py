@@ -21,15 +21,19 @@ ROOT = Path(__file__).parents[1]
 
 def test_rounds_of_halving():
     plan = rounds.halving(1024, 1, 50, 100, stochastic=False)
-    assert plan.num_steps == (512, 256, 128, 64, 32, 16, 8, 4, 2, 1) and plan.updates == (50,) * 8 + (100, 100) and plan.total == 600
+    assert (
+        plan.num_steps == (512, 256, 128, 64, 32, 16, 8, 4, 2, 1)
+        and plan.updates == (50,) * 8 + (100, 100)
+        and plan.total == 600
+    )
     assert rounds.halving(16, 1, 5, 5, stochastic=True).num_steps == (16, 8, 4, 2)
     assert rounds.halving(16, 4, 5, 5, stochastic=False).num_steps == (8, 4)
-    found = [int(jax.jit(plan.num_steps_at)(step)) for step in (0, 49, 50, 399, 400, 499, 500, 599)]
+    found = [int(jax.jit(plan.num_steps_at)(jnp.int32(step))) for step in (0, 49, 50, 399, 400, 499, 500, 599)]
     assert found == [512, 512, 256, 4, 2, 2, 1, 1]
     assert [plan.starts_round(step) for step in (0, 50, 51, 500, 600)] == [False, True, False, True, False]
     assert [plan.round_of(step) for step in (0, 49, 50, 599)] == [0, 0, 1, 9]
     for step in (0, 73, 450):
-        done, updates = plan.within(step)
+        done, updates = plan.within(jnp.int32(step))
         assert (int(done), int(updates)) == {0: (0, 50), 73: (23, 50), 450: (50, 100)}[step]
 
 
@@ -69,7 +73,7 @@ def test_graft_names_what_is_new_and_refuses_what_does_not_fit():
     new = {"a": jnp.zeros((2,)), "w": jnp.zeros((3,))}
     grafted, added = state.graft(new, {"a": jnp.ones((2,))})
     assert added == ["['w']"] and float(grafted["a"][0]) == 1 and float(grafted["w"][0]) == 0
-    with pytest.raises(ValueError, match="shape|for"):
+    with pytest.raises(ValueError, match=r"\(5,\) for \(2,\)"):
         state.graft(new, {"a": jnp.ones((5,))})
     with pytest.raises(ValueError, match="unexpected"):
         state.graft({"a": jnp.zeros((2,))}, {"a": jnp.ones((2,)), "b": jnp.ones((1,))})
@@ -115,7 +119,9 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize("module, argument, above, stop", CASES, ids=["teacher", "stage1", "mid-round", "between-rounds", "skipping"])
+@pytest.mark.parametrize(
+    "module, argument, above, stop", CASES, ids=["teacher", "stage1", "mid-round", "between-rounds", "skipping"]
+)
 def test_a_resumed_run_ends_bit_identical(module, argument, above, stop, digits, tmp_path, monkeypatch):
     config = module.get_config(argument)
     if above:
@@ -137,7 +143,10 @@ def test_a_resumed_run_ends_bit_identical(module, argument, above, stop, digits,
     trainer.run(config, tmp_path / "parts", say=quiet)
     ends = [final_state(directory, config) for directory in (whole, tmp_path / "parts")]
     assert jax.tree.all(jax.tree.map(lambda a, b: np.array_equal(a, b), *ends))
-    logs = [[json.loads(line) for line in (d / "metrics.jsonl").read_text().splitlines()] for d in (whole, tmp_path / "parts")]
+    logs = [
+        [json.loads(line) for line in (d / "metrics.jsonl").read_text().splitlines()]
+        for d in (whole, tmp_path / "parts")
+    ]
     assert [row["step"] for row in logs[0]] == [row["step"] for row in logs[1]]
     assert [row.get("loss") for row in logs[0]] == [row.get("loss") for row in logs[1]]
 
@@ -192,8 +201,9 @@ def test_two_networks_as_teacher_are_held_as_leaves(mixture):
     assert set(current.teacher) == {"teacher", "unconditional"}
     config.teacher_unconditional = ""
     single = stages.build(config.to_dict())
-    batch = next(data.batches(stage.source, 64, 0))
-    # Both networks see the label here, so the pair's guided prediction is the conditional one: another loss than the null class gives.
+    batch = {name: jnp.asarray(value) for name, value in next(data.batches(stage.source, 64, 0)).items()}
+    # Both networks see the label here, so the pair's guided prediction is the conditional one: another loss than the
+    # null class gives.
     pair, one = (float(s.steps[0](jax.jit(s.init)(s.leaves()), batch)[1]["loss"]) for s in (stage, single))
     assert pair != one and np.isfinite(pair)
 

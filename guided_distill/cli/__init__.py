@@ -4,7 +4,7 @@ from guided_distill.errors import UserError
 
 
 def numbers(text: str, kind: type = float) -> list:
-    """"0,1,4" -> [0.0, 1.0, 4.0]. Raises `UserError` for what is no number."""
+    """ "0,1,4" -> [0.0, 1.0, 4.0]. Raises `UserError` for what is no number."""
     try:
         return [kind(part) for part in text.split(",")]
     except ValueError:

@@ -1,6 +1,7 @@
 """Measure a run: metrics for each number of steps, w and sampler against a reference split.
 
-    python -m guided_distill evaluate runs/digits_stage2 --steps=1,4 --guidance=0,1,4 --num=1000 --teacher=runs/digits_teacher
+    python -m guided_distill evaluate runs/digits_stage2 --steps=1,4 --guidance=0,1,4 --num=1000
+    --teacher=runs/digits_teacher
 
 Prints a table and writes JSON. With --teacher its samples from the same noise are the partners of the paired distance.
 """
@@ -58,11 +59,18 @@ def main(args: argparse.Namespace) -> None:
         fake = evaluate.feature_set(run.sample(args.num, n, w, labels, args.seed, sampler), labels, features)
         partner = None
         if teacher is not None:
-            images = teacher.sample(args.num, args.teacher_steps, w, labels, args.seed, noise=run.noise(args.num, args.seed))
+            images = teacher.sample(
+                args.num, args.teacher_steps, w, labels, args.seed, noise=run.noise(args.num, args.seed)
+            )
             partner = evaluate.feature_set(images, labels, features)
         values = evaluate.score(fake, real, partner, args.metrics.split(","))
         rows.append({"sampler": sampler, "steps": n, "guidance": w, **values})
-    on = {"run": args.run, "features": feature_name, "num": args.num, "reference": f"{run.manifest['data']['name']}:{args.split}"}
+    on = {
+        "run": args.run,
+        "features": feature_name,
+        "num": args.num,
+        "reference": f"{run.manifest['data']['name']}:{args.split}",
+    }
     on |= {"num_reference": len(source), "seed": args.seed}
     show(rows, on)
     path = args.json or Path(args.run) / "evaluation.json"
@@ -78,7 +86,9 @@ def check(run: Run, steps: list[int], strengths: list[float], samplers: list[str
     trained = run.trained_steps
     for n in steps:
         if n < 1 or (trained is not None and n not in trained):
-            raise UserError(f"{run.dir} has no student of {n} steps; trained: {', '.join(map(str, sorted(trained or [])))}")
+            raise UserError(
+                f"{run.dir} has no student of {n} steps; trained: {', '.join(map(str, sorted(trained or [])))}"
+            )
     if run.manifest["objective"] == "encoding":
         raise UserError(f"{run.dir} is an encoder; there are no samples of it to measure")
     for name in args.metrics.split(","):
@@ -89,7 +99,8 @@ def check(run: Run, steps: list[int], strengths: list[float], samplers: list[str
 
 def show(rows: list[dict], on: dict) -> None:
     """The table, with what it was measured on as its title."""
-    title = f"{on['run']}: {on['num']} samples, features {on['features']}, against {on['reference']} ({on['num_reference']}), seed {on['seed']}"
+    against = f"{on['reference']} ({on['num_reference']})"
+    title = f"{on['run']}: {on['num']} samples, features {on['features']}, against {against}, seed {on['seed']}"
     table = Table(title=title, title_justify="left")
     for name in rows[0]:
         table.add_column(name, justify="right")

@@ -2,7 +2,8 @@
 
     python -m guided_distill sample runs/digits_stage2 --steps=4 --guidance=1 --labels=3,8 --out=grid.png
 
-An npz holds `images` (uint8 [n, h, w, c]; points: float32 [n, 2]), `labels` and `guidance`. What is not said is as the run recommends.
+An npz holds `images` (uint8 [n, h, w, c]; points: float32 [n, 2]), `labels` and `guidance`. What is not said is as the
+run recommends.
 """
 
 import argparse

@@ -1,10 +1,10 @@
-"""Codecs, one a file: `make(**arguments) -> Codec`, found by name. The one object by which latent space differs from pixel space."""
+"""Codecs, one a file: `make(**arguments) -> Codec`, found by name. The one object by which latent space differs from
+pixel space."""
 
 from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from guided_distill.errors import UserError
@@ -12,8 +12,8 @@ from guided_distill.plugins import resolve
 
 
 class Codec(NamedTuple):
-    """`encode`: float32 images in [-1, 1] (or points) -> what is diffused; `decode`: back; `shape`: of an example -> of its code;
-    `clip`: whether codes are bounded by [-1, 1], so that samplers may clip to it."""
+    """`encode`: float32 images in [-1, 1] (or points) -> what is diffused; `decode`: back; `shape`: of an example -> of
+    its code; `clip`: whether codes are bounded by [-1, 1], so that samplers may clip to it."""
 
     encode: Callable
     decode: Callable
@@ -30,9 +30,10 @@ def load(name: str, **arguments) -> Codec:
         raise UserError(f"codec {name}: {error}") from error
 
 
-def to_float(x: jax.Array | np.ndarray) -> jax.Array:
+def to_float(x: jax.Array | np.ndarray) -> jax.Array | np.ndarray:
     """uint8 images -> float32 in [-1, 1]; floats stay."""
-    return x.astype(jnp.float32) / 127.5 - 1 if x.dtype == jnp.uint8 else jnp.asarray(x, jnp.float32)
+    floats = x.astype(np.float32)
+    return floats / 127.5 - 1 if x.dtype == np.uint8 else floats
 
 
 def to_uint8(images: np.ndarray) -> np.ndarray:

@@ -1,7 +1,9 @@
-"""Data sets, one a file: `make(split, **arguments) -> Source`, found by name; and the batches that training draws from one.
+"""Data sets, one a file: `make(split, **arguments) -> Source`, found by name; and the batches that training draws from
+one.
 
-A source is random access: `source[indices]` gathers a whole batch at once as a dict of arrays with "x" (uint8 images, or float32) and the
-entries of cond ("label" int32). Nothing is decoded on the way; normalising is the codec's work, on the device.
+A source is random access: `source[indices]` gathers a whole batch at once as a dict of arrays with "x" (uint8 images,
+or float32) and the entries of cond ("label" int32). Nothing is decoded on the way; normalising is the codec's work, on
+the device.
 """
 
 import dataclasses
@@ -16,7 +18,8 @@ from guided_distill.plugins import resolve
 
 @dataclasses.dataclass(frozen=True)
 class Info:
-    """What a data set is: `shape` of an example, `num_classes` (0: none), `flip` (mirroring keeps the meaning), `licence`."""
+    """What a data set is: `shape` of an example, `num_classes` (0: none), `flip` (mirroring keeps the meaning),
+    `licence`."""
 
     shape: tuple[int, ...]
     num_classes: int

@@ -7,7 +7,8 @@ from guided_distill.errors import one_of
 
 
 def make(split: str = "train") -> Source:
-    """uint8 [n, 8, 8, 1] and labels. "train" is all 1,797 images, which is also the reference; "even" and "odd" are its halves."""
+    """uint8 [n, 8, 8, 1] and labels. "train" is all 1,797 images, which is also the reference; "even" and "odd" are its
+    halves."""
     from sklearn.datasets import load_digits
 
     one_of("split of digits", split, ("train", "even", "odd"))

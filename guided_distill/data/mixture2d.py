@@ -1,4 +1,5 @@
-"""Points of a class-conditional Gaussian mixture on the unit circle, whose denoiser, guided score and probability flow are exact."""
+"""Points of a class-conditional Gaussian mixture on the unit circle, whose denoiser, guided score and probability flow
+are exact."""
 
 import math
 
@@ -13,7 +14,8 @@ NUM_MODES = 8
 
 
 def modes(layout: str) -> tuple[tuple[tuple[float, float], ...], ...]:
-    """[class][mode](x, y): eight at equal angles from 0; mode j belongs to class j mod 4 (RING) or j // 2 (ADJACENT)."""
+    """[class][mode](x, y): eight at equal angles from 0; mode j belongs to class j mod 4 (RING) or j // 2
+    (ADJACENT)."""
     one_of("layout of modes", layout, LAYOUTS)
     points = [(math.cos(2 * math.pi * j / NUM_MODES), math.sin(2 * math.pi * j / NUM_MODES)) for j in range(NUM_MODES)]
     owner = [j % NUM_CLASSES if layout == "RING" else j // 2 for j in range(NUM_MODES)]

@@ -1,4 +1,5 @@
-"""Seeded pictures of any shape and number of classes, for tests and benchmarks: a soft blob whose place tells the class."""
+"""Seeded pictures of any shape and number of classes, for tests and benchmarks: a soft blob whose place tells the
+class."""
 
 import numpy as np
 
@@ -7,9 +8,14 @@ from guided_distill.errors import one_of
 
 
 def make(
-    split: str = "train", shape: tuple[int, int, int] = (16, 16, 3), num_classes: int = 10, num: int = 1024, flip: bool = False
+    split: str = "train",
+    shape: tuple[int, int, int] = (16, 16, 3),
+    num_classes: int = 10,
+    num: int = 1024,
+    flip: bool = False,
 ) -> Source:
-    """uint8 [num, h, w, c]; class k's blob sits at angle 2 pi k / num_classes; "train" and "test" are independent draws."""
+    """uint8 [num, h, w, c]; class k's blob sits at angle 2 pi k / num_classes; "train" and "test" are independent
+    draws."""
     one_of("split of synthetic", split, ("train", "test"))
     height, width, channels = shape
     rng = np.random.default_rng([7, ("train", "test").index(split)])

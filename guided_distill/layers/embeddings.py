@@ -49,9 +49,7 @@ class GuidanceEmbedding(nn.Module):
     @nn.compact
     def __call__(self, w: Real[Array, " b"]) -> Float[Array, "b {self.features}"]:
         """w (0 = off), in its own units, as it is in cond["guidance"]."""
-        fourier = sinusoidal(
-            w.astype(jnp.float32) * self.multiplier, self.dim or self.features, self.max_period
-        )
+        fourier = sinusoidal(w.astype(jnp.float32) * self.multiplier, self.dim or self.features, self.max_period)
         h = nn.swish(nn.Dense(self.features, name="guidance_in")(fourier))
         return nn.Dense(self.features, kernel_init=nn.initializers.zeros, name="guidance_out")(h)
 
@@ -74,9 +72,7 @@ class Conditioning(nn.Module):
     max_period: float = 10000.0
 
     @nn.compact
-    def __call__(
-        self, time: Real[Array, " b"], cond: Mapping[str, Array]
-    ) -> Float[Array, "b {self.features}"]:
+    def __call__(self, time: Real[Array, " b"], cond: Mapping[str, Array]) -> Float[Array, "b {self.features}"]:
         """Reads cond["label"] int [b] iff num_classes > 0 and cond["guidance"] [b] iff embed_guidance.
 
         Raises:
@@ -105,7 +101,5 @@ def required(cond: Mapping[str, Array], name: str, reason: str) -> Array:
       UserError: it is not there; says why the network needs it and what there is.
     """
     if name not in cond:
-        raise UserError(
-            f"this network needs cond[{name!r}], since {reason}; given: {sorted(cond) or 'nothing'}"
-        )
+        raise UserError(f"this network needs cond[{name!r}], since {reason}; given: {sorted(cond) or 'nothing'}")
     return cond[name]

@@ -48,9 +48,7 @@ def checked(
     return arrays[0], arrays[1]
 
 
-def distance_blocks(
-    a: Float[np.ndarray, "n d"], b: Float[np.ndarray, "m d"]
-) -> Iterator[Float[np.ndarray, "rows m"]]:
+def distance_blocks(a: Float[np.ndarray, "n d"], b: Float[np.ndarray, "m d"]) -> Iterator[Float[np.ndarray, "rows m"]]:
     """The Euclidean distances of a's rows to all of b's, some rows of a at a time, in order.
 
     |a - b|² = |a|² + |b|² - 2 a·b, about b's mean so that a common offset costs no digits; equal rows are at

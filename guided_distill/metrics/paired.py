@@ -14,7 +14,5 @@ def compute(fake: FeatureSet, real: FeatureSet) -> dict[str, float]:
     """
     fakes, reals = checked(fake, real, at_least=1)
     if len(fakes) != len(reals):
-        raise UserError(
-            f"paired needs partners, but got {len(fakes)} fake samples and {len(reals)} real ones"
-        )
+        raise UserError(f"paired needs partners, but got {len(fakes)} fake samples and {len(reals)} real ones")
     return {"paired_distance": float(np.linalg.norm(fakes - reals, axis=1).mean())}

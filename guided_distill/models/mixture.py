@@ -1,7 +1,7 @@
 """The exact denoiser of a class-conditional Gaussian mixture: an oracle with the interface of a network.
 
-x ~ mean over the modes m of a class (over all classes, for the null class) of N(m, sigma² I). Then z ~ mean of N(alpha m, s² I) with
-s² = alpha² sigma² + sigma_t², and the posterior means of x and eps follow mode by mode in closed form.
+x ~ mean over the modes m of a class (over all classes, for the null class) of N(m, sigma² I). Then z ~ mean of N(alpha
+m, s² I) with s² = alpha² sigma² + sigma_t², and the posterior means of x and eps follow mode by mode in closed form.
 """
 
 from collections.abc import Mapping
@@ -17,7 +17,8 @@ from guided_distill.schedules import alpha_sigma
 class Mixture(nn.Module):
     """Exact v of a mixture. Is told the log-SNR itself (time input "logsnr"), predicts "v", has no parameters.
 
-    `modes` [num_classes][modes of the class][d]; `sigma` is every mode's standard deviation. Label num_classes is the null class.
+    `modes` [num_classes][modes of the class][d]; `sigma` is every mode's standard deviation. Label num_classes is the
+    null class.
     """
 
     modes: tuple[tuple[tuple[float, ...], ...], ...]
@@ -30,7 +31,9 @@ class Mixture(nn.Module):
         """v = alpha eps - sigma x, posterior means given z; reads cond["label"] [b]."""
         modes = jnp.asarray([mode for of_class in self.modes for mode in of_class], jnp.float32)
         classes = jnp.asarray([k for k, of_class in enumerate(self.modes) for _ in of_class])[None]
-        log_sizes = jnp.log(jnp.asarray([len(of_class) for of_class in self.modes for _ in of_class], jnp.float32))[None]
+        log_sizes = jnp.log(jnp.asarray([len(of_class) for of_class in self.modes for _ in of_class], jnp.float32))[
+            None
+        ]
         alpha, sigma_t = (value[:, None] for value in alpha_sigma(logsnr))
         variance = (alpha * self.sigma) ** 2 + sigma_t**2
         offset = z[:, None, :] - alpha[:, :, None] * modes[None]  # [b, modes, d]

@@ -1,8 +1,9 @@
 """Training methods, one a file: `make(...) -> Objective`, found by name.
 
-Objective = (key, nets, batch, num_steps) -> ({network: loss [b]}, metrics). `nets` are Denoisers: what is trained ("student", always), the
-frozen "teacher" and, where kept, the "ema". `batch` has "x" [b, ...] and the entries of cond; `num_steps` is a traced int, the number of
-steps of the student in this round (0 where the method has none), so that halving never recompiles.
+Objective = (key, nets, batch, num_steps) -> ({network: loss [b]}, metrics). `nets` are Denoisers: what is trained
+("student", always), the frozen "teacher" and, where kept, the "ema". `batch` has "x" [b, ...] and the entries of cond;
+`num_steps` is a traced int, the number of steps of the student in this round (0 where the method has none), so that
+halving never recompiles.
 """
 
 from collections.abc import Callable, Mapping
@@ -12,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from guided_distill.prediction import Cond, Denoiser, coefficients
+from guided_distill.prediction import Denoiser, coefficients
 
 
 class Nets(NamedTuple):
@@ -49,7 +50,8 @@ def uniform_times(key: Key[Array, ""], batch: int) -> Float[Array, " b"]:
 def draw_guidance(
     key: Key[Array, ""], batch: int, w_min: float, w_max: float, w_min_share: float
 ) -> Float[Array, " b"]:
-    """w ~ U[w_min, w_max], and exactly w_min for a share of the draws (the edge of the range is otherwise the student's weak point)."""
+    """w ~ U[w_min, w_max], and exactly w_min for a share of the draws (the edge of the range is otherwise the student's
+    weak point)."""
     value_key, edge_key = jax.random.split(key)
     w = jax.random.uniform(value_key, (batch,), minval=w_min, maxval=max(w_max, w_min))
     return jnp.where(jax.random.uniform(edge_key, (batch,)) < w_min_share, w_min, w)

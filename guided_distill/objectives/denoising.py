@@ -12,7 +12,8 @@ from guided_distill.weighting import Weighting, weighted_error
 
 
 def make(schedule: Schedule, weighting: Weighting, null: Mapping, dropout: float = 0.1) -> Objective:
-    """E over x, c, t ~ U[0, 1] of weight(logsnr) ||x(z_t, c) - x||²; c becomes `null` ({} = unconditional) with probability `dropout`."""
+    """E over x, c, t ~ U[0, 1] of weight(logsnr) ||x(z_t, c) - x||²; c becomes `null` ({} = unconditional) with
+    probability `dropout`."""
 
     def objective(key, nets, batch, num_steps):
         x, cond = batch["x"], conditions(batch)

@@ -12,10 +12,12 @@ from guided_distill.weighting import Weighting, weighted_error
 def make(
     schedule: Schedule, weighting: Weighting, w_min: float = 0.0, w_max: float = 0.0, w_min_share: float = 0.0
 ) -> Objective:
-    """E over x, c, w, t = i/N of weight(logsnr_t) ||x_student(z_t, w, c) - x_target||²; N = `num_steps`, i ~ U{0 .. N-1}.
+    """E over x, c, w, t = i/N of weight(logsnr_t) ||x_student(z_t, w, c) - x_target||²; N = `num_steps`, i ~ U{0 ..
+    N-1}.
 
-    The target is the prediction with which one upward DDIM step lands where the teacher's two do: t -> t + 1/2N -> t + 1/N. It is
-    accurate in eps, eps = (z_u - (alpha_u/alpha_t) z_t) / (sigma_u - (alpha_u/alpha_t) sigma_t), also at t = 0 (see `from_step`).
+    The target is the prediction with which one upward DDIM step lands where the teacher's two do: t -> t + 1/2N -> t +
+    1/N. It is accurate in eps, eps = (z_u - (alpha_u/alpha_t) z_t) / (sigma_u - (alpha_u/alpha_t) sigma_t), also at t =
+    0 (see `from_step`).
     """
 
     def objective(key, nets, batch, num_steps):

@@ -1,4 +1,5 @@
-"""Stage one: one network for all guidance strengths, by matching the guided teacher's output (GD, section 3.1, eq. 4)."""
+"""Stage one: one network for all guidance strengths, by matching the guided teacher's output (GD, section 3.1, eq.
+4)."""
 
 import jax
 import jax.numpy as jnp
@@ -18,8 +19,9 @@ def make(
 ) -> Objective:
     """E over x, c, w ~ U[w_min, w_max], t of weight(logsnr) ||x_student(z_t, w, c) - x_teacher^w(z_t, c)||².
 
-    The teacher is a Denoiser that reads cond["guidance"]; that it is *guided* is nobody's business here. w_min = w_max is the paper's
-    single-w student. t is uniform on [0, 1], or on {1/grid, ..., 1} for a teacher that knows only those (grid > 0).
+    The teacher is a Denoiser that reads cond["guidance"]; that it is *guided* is nobody's business here. w_min = w_max
+    is the paper's single-w student. t is uniform on [0, 1], or on {1/grid, ..., 1} for a teacher that knows only those
+    (grid > 0).
     """
 
     def objective(key, nets, batch, num_steps):

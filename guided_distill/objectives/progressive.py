@@ -1,7 +1,8 @@
 """Stage two: a student whose one step does what two steps of its teacher do (PD, algorithm 2; GD, section 3.2).
 
-Deterministic: the student's step is 1/N. Stochastic (GD, section 3.3): the sampler makes one deterministic step of twice the length and one
-back with noise, so here the step that is learned is 2/N, the teacher's two are 1/N each, and near t = 0 there is room for one only.
+Deterministic: the student's step is 1/N. Stochastic (GD, section 3.3): the sampler makes one deterministic step of
+twice the length and one back with noise, so here the step that is learned is 2/N, the teacher's two are 1/N each, and
+near t = 0 there is room for one only.
 """
 
 import jax
@@ -22,10 +23,12 @@ def make(
     w_min_share: float = 0.0,
     stochastic: bool = False,
 ) -> Objective:
-    """E over x, c, w, t = (i + 1)/N of weight(logsnr_t) ||x_student(z_t, w, c) - x_target||²; N = `num_steps`, i ~ U{0 .. N-1}.
+    """E over x, c, w, t = (i + 1)/N of weight(logsnr_t) ||x_student(z_t, w, c) - x_target||²; N = `num_steps`, i ~ U{0
+    .. N-1}.
 
-    The target is the x with which one DDIM step lands where the teacher's two do: t -> mid -> s, s = t - 1/N (2/N if stochastic). The
-    teacher is a Denoiser that reads cond["guidance"] (w_min = w_max: single-w; both 0: plain, unguided) and is not clipped.
+    The target is the x with which one DDIM step lands where the teacher's two do: t -> mid -> s, s = t - 1/N (2/N if
+    stochastic). The teacher is a Denoiser that reads cond["guidance"] (w_min = w_max: single-w; both 0: plain,
+    unguided) and is not clipped.
     """
     stride = 2 if stochastic else 1
 
