@@ -40,6 +40,13 @@ def parse(text: str | None, **defaults) -> types.SimpleNamespace:
     return types.SimpleNamespace(**values)
 
 
+def exclusive(text: str, *names: str) -> None:
+    """Raises `UserError` when more than one of these arguments is given."""
+    given = [part for part in (text or "").split(",") if part.partition("=")[0] in names]
+    if len(given) > 1:
+        raise UserError(f"config arguments {' and '.join(given)} exclude each other")
+
+
 def spell(defaults: dict, values: dict) -> str:
     """The arguments that differ from their defaults, in one spelling: they name the run's directory."""
     parts = []
@@ -83,7 +90,9 @@ def teacher(name: str, arguments: str = "") -> ConfigDict:
     config.codec = ConfigDict({"name": "pixel"})
     config.schedule = ConfigDict({"name": "Cosine", "logsnr_min": -20.0, "logsnr_max": 20.0})
     config.prediction, config.time_input = "v", "u"
-    config.objective = ConfigDict({"name": "denoising", "weighting": {"name": "snr_plus_one"}, "dropout": 0.1})
+    config.objective = ConfigDict(
+        {"name": "denoising", "weighting": {"name": "snr_plus_one"}, "dropout": 0.1, "guidance_interval": ()}
+    )
     return config
 
 
@@ -112,6 +121,7 @@ def matching(config: ConfigDict, w_min: float, w_max: float, w_min_share: float 
             "grid": 0,
         }
     )
+    config.sampling.guidance = min(max(1.0, w_min), w_max)
     return config
 
 

@@ -20,7 +20,7 @@ def get_config(arg: str = ""):
     base.matching(config, *((a.w, a.w) if a.w >= 0 else (0.0, 4.0, 0.2)))
     config.network.guidance_multiplier = 10.0  # w changes the picture slowly; the paper's 1000 needs longer training.
     config.batch_size = 64
-    config.num_updates = 400
+    config.num_updates = 300
     config.optim.lr, config.optim.warmup, config.optim.decay = 5e-4, 50, "cosine"
     config.ema = 0.99
     if a.tiny:

@@ -14,13 +14,15 @@ DEFAULTS = {"tiny": False, "w": -1.0, "stochastic": False, "unguided": False, "e
 def get_config(arg: str = ""):
     """The digits' halved student."""
     a = base.parse(arg, **DEFAULTS)
+    base.exclusive(arg, "w", "unguided", "encoding")
+    base.exclusive(arg, "stochastic", "encoding")
     given = vars(a)
     module, above = (digits_teacher, "digits_teacher") if a.unguided else (digits_stage1, "digits_stage1")
     config = base.student("digits_stage2", base.spell(DEFAULTS, given), above, base.spell(module.DEFAULTS, given))
     w_range = (0.0, 0.0) if a.unguided else (a.w, a.w) if a.w >= 0 else (0.0, 4.0, 0.2)
     base.progressive(config, *w_range, stochastic=a.stochastic)
     config.batch_size = 64
-    config.num_updates = 80
+    config.num_updates = 60
     config.save_every = 500
     config.halving.last_updates_factor = 1.5
     config.optim.lr = 3e-4

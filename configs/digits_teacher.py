@@ -14,7 +14,7 @@ def get_config(arg: str = ""):
     """The digits' teacher."""
     a = base.parse(arg, **DEFAULTS)
     config = base.teacher("digits_teacher", base.spell(DEFAULTS, vars(a)))
-    config.data = {"name": "digits"}
+    config.data = {"name": "digits", "classes": True}  # False: an unconditional network, with sampling.guidance=0
     config.network = {
         "name": "unet",
         "channels": 32,
@@ -23,9 +23,11 @@ def get_config(arg: str = ""):
         "attention_resolutions": (4,),
         "num_heads": 2,
         "dropout": 0.05,
+        "dtype": "float32",
+        "remat": False,
     }
     config.batch_size = 64
-    config.num_updates = 1200
+    config.num_updates = 1000
     config.save_every = 1000
     config.optim.lr, config.optim.warmup, config.optim.decay = 1e-3, 100, "cosine"
     config.ema = 0.998

@@ -13,6 +13,7 @@ DEFAULTS = {"tiny": False, "w": -1.0, "unguided": False, "modes": "RING", "sigma
 def get_config(arg: str = ""):
     """A student of the oracle."""
     a = base.parse(arg, **DEFAULTS)
+    base.exclusive(arg, "w", "unguided")
     given = vars(a)
     above = base.spell(mixture2d_teacher.DEFAULTS, given)
     config = base.student("mixture2d_stage1", base.spell(DEFAULTS, given), "mixture2d_teacher", above)

@@ -14,6 +14,8 @@ DEFAULTS = mixture2d_stage1.DEFAULTS | {"stochastic": False, "encoding": False}
 def get_config(arg: str = ""):
     """A halved student of the oracle."""
     a = base.parse(arg, **DEFAULTS)
+    base.exclusive(arg, "w", "unguided", "encoding")
+    base.exclusive(arg, "stochastic", "encoding")
     given = vars(a)
     above = base.spell(mixture2d_stage1.DEFAULTS, given)
     config = base.student("mixture2d_stage2", base.spell(DEFAULTS, given), "mixture2d_stage1", above)

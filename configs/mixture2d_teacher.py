@@ -21,7 +21,7 @@ def get_config(arg: str = ""):
     config.codec.name = "identity"
     config.network = {"name": "mixture", "modes": modes(a.modes), "sigma": a.sigma}
     config.time_input = "logsnr"
-    config.objective = {"name": "none"}
+    config.objective = {"name": "none", "guidance_interval": ()}
     config.num_updates = 0
     config.sampling.steps = 256
     return config

@@ -7,6 +7,8 @@ Leaves DIR/sheet.png, DIR/results.json and a printed table in which the 4-step s
 4-step DDIM is.
 """
 
+import sys
+
 import guided_distill
 from configs import digits_chain
 from experiments import digits
@@ -21,12 +23,14 @@ def main() -> None:
     """Trains, draws, measures."""
     args = arguments(__doc__).parse_args()
     launch.prepare_process()
+    num = 60 if args.tiny else 500
+    results = Results(args.workdir, num=num, seed=args.seed)
     config = digits_chain.get_config("tiny" if args.tiny else "").to_dict()
     for stage in config["stages"].values():
         stage["seed"] = args.seed
     launch.train(config, str(args.workdir))
     teacher, student = (guided_distill.load(args.workdir / name) for name in ("teacher", "stage2"))
-    measure = digits.Measure(Results(args.workdir), teacher, 60 if args.tiny else 500, args.seed, TEACHER_STEPS)
+    measure = digits.Measure(results, teacher, num, args.seed, TEACHER_STEPS)
     measure.row("teacher", teacher, "ddim", TEACHER_STEPS, GUIDANCE, 2 * TEACHER_STEPS)
     for n in (4, 1):
         measure.row("student", student, "ddim", n, GUIDANCE, n)
@@ -44,4 +48,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(launch.guarded(main))

@@ -8,6 +8,8 @@ student <= 1.10 x the teacher's and the 1-step student <= 1.20 x; at w = 0 <= ma
 between two random halves of the data.
 """
 
+import sys
+
 import numpy as np
 
 import guided_distill
@@ -78,8 +80,8 @@ def main() -> None:
     parser.add_argument("--num", type=int, default=1000, help="samples a row (default 1000)")
     args = parser.parse_args()
     launch.prepare_process()
-    results, seed, arg = Results(args.workdir), args.seed, "tiny" if args.tiny else ""
-    num = 60 if args.tiny else args.num
+    num, seed, arg = 60 if args.tiny else args.num, args.seed, "tiny" if args.tiny else ""
+    results = Results(args.workdir, num=num, seed=seed)
 
     def train(module, name: str, updates: int, above: str | None = None, extra: str = ""):
         config = module.get_config(",".join(filter(None, (arg, extra))))
@@ -108,4 +110,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(launch.guarded(main))

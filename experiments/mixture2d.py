@@ -11,6 +11,7 @@ ddim_distance at 4 steps, and <= 0.05 x at 1 step, or 0.03 absolute.
 """
 
 import functools
+import sys
 
 import numpy as np
 
@@ -128,14 +129,15 @@ def main() -> None:
     parser.add_argument("--only", choices=("student",), help="just the w-conditioned deterministic chain")
     args = parser.parse_args()
     launch.prepare_process()
-    results, seed = Results(args.workdir), args.seed
+    num, flow_steps = (256, 64) if args.tiny else (4096, 2048)
+    results, seed = Results(args.workdir, num=num, modes=args.modes, sigma=args.sigma, seed=args.seed), args.seed
     shared = f"modes={args.modes},sigma={args.sigma}" + (",tiny" if args.tiny else "")
 
     def train(module, name: str, teacher: str | None = None, extra: str = ""):
         config = module.get_config(f"{shared},{extra}" if extra else shared)
         return guided_distill.load(results.train(config, name, seed, teacher and args.workdir / teacher))
 
-    oracle = Oracle(train(mixture2d_teacher, "teacher"), *((256, 64) if args.tiny else (4096, 2048)), seed)
+    oracle = Oracle(train(mixture2d_teacher, "teacher"), num, flow_steps, seed)
     matched = train(mixture2d_stage1, "matched", "teacher")
     student = train(mixture2d_stage2, "student", "matched")
     steps = sorted(student.trained_steps)
@@ -157,4 +159,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(launch.guarded(main))

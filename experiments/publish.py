@@ -7,11 +7,13 @@ python -m experiments.publish digits DIR
 import argparse
 import json
 import shutil
+import sys
 from pathlib import Path
 
 from matplotlib.figure import Figure
 
 from experiments.results import markdown
+from guided_distill import launch
 
 DOCS = Path(__file__).parents[1] / "docs" / "results"
 
@@ -76,7 +78,19 @@ def mixture2d(directories: list[Path]) -> None:
             )
             lines += [markdown([row for row in shown if "energy_distance" in row], names), ""]
     (DOCS / "mixture2d.md").write_text("\n".join(lines))
-    plot_mixture(read(directories[0])[0], DOCS / "mixture2d.png")
+    rows, _ = read(directories[0])
+    plot_mixture(rows, DOCS / "mixture2d.png")
+    shown = [row for row in rows if row["method"] == "student" and row["steps"] in (1, 4)]
+    readme("mixture2d", markdown(shown, ("steps", "guidance", "distance", "ddim_distance")))
+
+
+def readme(name: str, table: str) -> None:
+    """Puts a table between its marks in the README."""
+    path = DOCS.parents[1] / "README.md"
+    if path.is_file():
+        begin, end = f"<!-- {name} -->\n", f"\n<!-- end of {name} -->"
+        before, _, rest = path.read_text().partition(begin)
+        path.write_text(before + begin + table + end + rest.partition(end)[2])
 
 
 def plot_mixture(rows: list[dict], path: Path) -> None:
@@ -130,6 +144,11 @@ def digits(directories: list[Path]) -> None:
         shutil.copy(directory / f"sheet_w{w:g}.png", DOCS / f"digits_w{w:g}.png")
         lines += [f"## w = {w:g}", "", markdown(here, names), "", f"![w = {w:g}](digits_w{w:g}.png)", ""]
     (DOCS / "digits.md").write_text("\n".join(lines))
+    shown = [row for row in rows if row["method"] in order and row["guidance"] == 1 and row["steps"] in (1, 4, 64)]
+    shown.sort(key=lambda r: (order.index(r["method"]), -r["steps"]))
+    readme(
+        "digits", markdown(shown, ("method", "steps", "evaluations", "frechet_distance", "recall", "paired_distance"))
+    )
 
 
 MIXTURE_HEADER = """# The oracle: a 2-D mixture whose guided flow is exact
@@ -172,4 +191,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(launch.guarded(main))

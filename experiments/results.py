@@ -12,6 +12,8 @@ from typing import Any
 import jax
 
 from guided_distill import launch, trainer
+from guided_distill.errors import UserError
+from guided_distill.files import write_json
 
 KEY = ("method", "sampler", "steps", "guidance", "seed")
 
@@ -20,10 +22,16 @@ class Results:
     """A list of rows {method, sampler, steps, evaluations, guidance, seed, one key a metric}; a row that stands is not
     computed again."""
 
-    def __init__(self, workdir: Path):
+    def __init__(self, workdir: Path, **settings: Any):
+        """`settings`: what all rows share, their sample count say. Raises `UserError` if those of `workdir` were made
+        otherwise."""
         self.workdir = workdir
-        workdir.mkdir(parents=True, exist_ok=True)
         self._path, self._hardware = workdir / "results.json", workdir / "hardware.json"
+        known = self._known()
+        if known.setdefault("settings", settings) != settings:
+            raise UserError(f"{workdir} was made with {known['settings']}, not {settings}; choose another --workdir")
+        workdir.mkdir(parents=True, exist_ok=True)
+        write_json(self._hardware, known)
         self.rows: list[dict[str, Any]] = json.loads(self._path.read_text()) if self._path.is_file() else []
 
     def row(
@@ -35,7 +43,7 @@ class Results:
                 return row
         row = {**key, "evaluations": evaluations, **compute()}
         self.rows.append(row)
-        _write(self._path, self.rows)
+        write_json(self._path, self.rows)
         print(
             "  ".join(f"{k}={v:.4g}" if isinstance(v, float) else f"{k}={v}" for k, v in row.items() if k != "seed"),
             flush=True,
@@ -58,15 +66,18 @@ class Results:
         self.spent(name, time.perf_counter() - begin)
         return run_dir
 
+    def _known(self) -> dict[str, Any]:
+        return json.loads(self._hardware.read_text()) if self._hardware.is_file() else {"seconds": {}}
+
     def spent(self, name: str, seconds: float) -> None:
         """Adds to the seconds of a part."""
-        known = json.loads(self._hardware.read_text()) if self._hardware.is_file() else {"seconds": {}}
+        known = self._known()
         known["device"] = (
             f"{len(jax.devices())} x {jax.devices()[0].device_kind}, {os.cpu_count()} cores, {_processor()}"
         )
         known["jax"] = jax.__version__
         known["seconds"][name] = round(known["seconds"].get(name, 0.0) + seconds, 1)
-        _write(self._hardware, known)
+        write_json(self._hardware, known)
 
 
 def arguments(description: str) -> argparse.ArgumentParser:
@@ -94,9 +105,3 @@ def _processor() -> str:
         return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
         return platform.processor() or platform.machine()
-
-
-def _write(path: Path, value: Any) -> None:
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps(value, indent=1) + "\n")
-    part.replace(path)

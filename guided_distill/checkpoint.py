@@ -14,6 +14,7 @@ import jax
 import orbax.checkpoint as ocp
 
 from guided_distill.errors import UserError
+from guided_distill.files import write_json
 from guided_distill.state import TrainState
 
 KEPT = 2
@@ -42,6 +43,10 @@ class Checkpoints:
                     preservation_policy=keep, create=True, cleanup_tmp_directories=True
                 ),
             )
+            for step in set(self._manager.all_steps()) - set(self.steps()):
+                self._manager.delete(
+                    step
+                )  # Its save died before its checksums were written: Orbax would keep it as the newest.
         return self._manager
 
     def steps(self) -> list[int]:
@@ -64,11 +69,10 @@ class Checkpoints:
         items = {"params": save(state.params), "rest": save(rest), "data": ocp.args.JsonSave({"position": position})}
         if state.ema is not None:
             items["ema"] = save(state.ema)
-        # A step without checksums died half-way: Orbax would refuse to write over it.
-        self.manager.save(step, args=ocp.args.Composite(**items), force=step in self.manager.all_steps())
+        self.manager.save(step, args=ocp.args.Composite(**items))
         self.manager.wait_until_finished()
         if jax.process_index() == 0:
-            (self.dir / f"{step}.sha256.json").write_text(json.dumps(_checksums(self.dir / str(step)), indent=0))
+            write_json(self.dir / f"{step}.sha256.json", _checksums(self.dir / str(step)))
             for path in self.dir.glob("*.sha256.json"):
                 if not (self.dir / path.name.removesuffix(".sha256.json")).is_dir():
                     path.unlink()
@@ -101,8 +105,12 @@ class Checkpoints:
 
 
 def fingerprint(run_dir: str | Path, step: int) -> str:
-    """A hash of all that a checkpoint holds, for a student's manifest to name its teacher by."""
-    return hashlib.sha256((Path(run_dir) / "checkpoints" / f"{step}.sha256.json").read_bytes()).hexdigest()[:16]
+    """A hash of all that a checkpoint (or an exact network) is, for a student's manifest to name its teacher by."""
+    path = Path(run_dir) / "checkpoints" / f"{step}.sha256.json"
+    if not path.is_file():  # An exact network has no weights: what it is stands in its manifest.
+        manifest = json.loads((Path(run_dir) / "manifest.json").read_text())
+        return hashlib.sha256(json.dumps([manifest["network"], manifest["schedule"]]).encode()).hexdigest()[:16]
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
 
 
 def verify(directory: Path, step: int) -> None:
@@ -110,7 +118,10 @@ def verify(directory: Path, step: int) -> None:
     record = directory / f"{step}.sha256.json"
     if not record.is_file():
         raise UserError(f"no checkpoint of step {step} in {directory}")
-    wanted, found = json.loads(record.read_text()), _checksums(directory / str(step))
+    try:
+        wanted, found = json.loads(record.read_text()), _checksums(directory / str(step))
+    except json.JSONDecodeError as error:
+        raise UserError(f"checkpoint {directory / str(step)} is damaged: {record.name} is no JSON") from error
     wrong = sorted(name for name in wanted if found.get(name) != wanted[name])
     if wrong:
         how = "differs from its checksum" if wrong[0] in found else "is missing"

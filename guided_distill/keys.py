@@ -31,14 +31,17 @@ class Keys:
             self._parts[name] = Keys(self.take(name), f"{self._path}.{name}")
         return self._parts[name]
 
+    def others(self, *but: str) -> dict[str, Any]:
+        """All values but those of the named keys, read or not."""
+        return {name: self.take(name) for name in self._values if name not in but}
+
     def rest(self) -> dict[str, Any]:
         """All that has not been read yet."""
         return {name: self.take(name) for name in self._values if name not in self._read}
 
-    def call(self, function: Callable, **others) -> Any:
-        """function(**others, **rest); unknown, missing and bad arguments raise `UserError`, naming the key and the
-        valid ones."""
-        arguments = self.rest()
+    def call(self, function: Callable, but: tuple[str, ...] = (), **others) -> Any:
+        """function(**others, **all values but those named); unknown, missing and bad arguments raise `UserError`."""
+        arguments = self.others(*but)
         valid = [name for name in inspect.signature(function).parameters if name not in others]
         for name in arguments:
             one_of(f"key in {self._path}:", name, valid)

@@ -11,6 +11,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from tensorboardX import SummaryWriter
 
+from guided_distill.files import write_text
+
 
 class Log:
     """Scalars by step. Rows after `step` that a stopped run had written are dropped, so that every step stands there
@@ -21,7 +23,7 @@ class Log:
         kept = []
         if self._path.is_file():
             kept = [line for line in self._path.read_text().splitlines(True) if _step_of(line) <= step]
-        self._path.write_text("".join(kept))
+        write_text(self._path, "".join(kept))
         self._board = SummaryWriter(str(run_dir / "tensorboard"), purge_step=step + 1)
 
     def write(self, step: int, values: Mapping[str, float], prefix: str = "train") -> None:

@@ -72,9 +72,15 @@ def example_cond(manifest: Mapping[str, Any]) -> dict[str, jax.Array]:
 def bind(manifest: Mapping[str, Any]) -> Callable[[Any], Denoiser]:
     """weights -> Denoiser that reads cond["guidance"], whatever kind of guidance the run has: external is applied
     here."""
-    network, kind = parameterised(manifest), manifest["guidance"]["kind"]
+    network, kind, interval = (
+        parameterised(manifest),
+        manifest["guidance"]["kind"],
+        manifest["guidance"].get("interval"),
+    )
     if kind == "external":
-        return lambda params: guidance.guided(network.bind(params), {"label": manifest["num_classes"]})
+        limited = (lambda denoise: guidance.interval(denoise, *interval)) if interval else (lambda denoise: denoise)
+        null = {"label": manifest["num_classes"]}
+        return lambda params: limited(guidance.guided(network.bind(params), null))
     return network.bind if kind == "embedded" else lambda params: guidance.unguided(network.bind(params))
 
 
@@ -104,6 +110,8 @@ class Run:
 
     def _find_step(self, step: int | None) -> int:
         if not self.manifest["trains"]:
+            if step:
+                raise UserError(f"{self.dir} is exact: it has no checkpoints")
             return 0
         steps = self._checkpoints.steps()
         if not steps:
@@ -136,8 +144,11 @@ class Run:
         N."""
         if self.manifest["rounds"] is None:
             return None
-        saved = [self._only] if self._only is not None else self._checkpoints.steps()
-        trained = {n: end for n, end in self.manifest["rounds"] if end in saved}
+        if self._only is None:
+            saved = self._checkpoints.steps()
+            trained = {n: end for n, end in self.manifest["rounds"] if end in saved}
+        else:  # The round that the asked-for checkpoint belongs to, which it may be in the middle of.
+            trained = {next(n for n, end in self.manifest["rounds"] if end >= self._only): self._only}
         if self.manifest["sampler"] == "stochastic" and 2 in trained:
             trained[1] = trained[2]
         return trained
@@ -172,7 +183,10 @@ class Run:
 
     def _cond(self, num: int, w: float | np.ndarray | None, labels: int | np.ndarray | None) -> dict[str, np.ndarray]:
         w = self.manifest["recommended"]["guidance"] if w is None else w
-        cond = {"guidance": np.broadcast_to(np.asarray(w, np.float32), (num,)).copy()}
+        w = np.asarray(w, np.float32)
+        if w.shape not in ((), (num,)):
+            raise UserError(f"guidance must be one number or {num} of them; got shape {w.shape}")
+        cond = {"guidance": np.broadcast_to(w, (num,)).copy()}
         self.check_guidance(cond["guidance"])
         classes = self.manifest["num_classes"]
         if not classes:
@@ -211,7 +225,7 @@ class Run:
         sampler = self.manifest["sampler"] if sampler is None else sampler
         self.check_sampler(sampler)
         cond, weights, indices = self._cond(num, guidance, labels), self._weights_for(steps), np.arange(num)
-        z = self.noise(num, seed) if noise is None else self._checked(noise, num, "noise")
+        z = self.noise(num, seed) if noise is None else _checked(noise, (num, *self.code_shape), "noise")
         grid = schedules.grid(self.schedule, steps)
         return self._generator(weights, sampler, z, cond, grid, seed=seed, indices=indices, batch_size=batch_size)
 
@@ -245,14 +259,16 @@ class Run:
         num = len(images)
         steps = self.default_steps() if steps is None else steps
         cond, weights = self._cond(num, guidance, labels), self._weights_for(steps)
-        z = self._checked(images, num, "images")
+        images = _checked(images, (num, *self.manifest["shape"]), "images")
+        z = np.asarray(self.codec.encode(jnp.asarray(images)))
         grid = schedules.encoding_grid(self.schedule, steps)
         return self._generator(
             weights, "ddim", z, cond, grid, seed=0, indices=np.arange(num), batch_size=batch_size, encode=True
         )
 
-    def _checked(self, z: np.ndarray, num: int, what: str) -> np.ndarray:
-        z = np.asarray(z, np.float32)
-        if z.shape != (num, *self.code_shape):
-            raise UserError(f"{what} must have shape {(num, *self.code_shape)}; got {z.shape}")
-        return z
+
+def _checked(array: np.ndarray, shape: tuple[int, ...], what: str) -> np.ndarray:
+    array = np.asarray(array, np.float32)
+    if array.shape != shape:
+        raise UserError(f"{what} must have shape {shape}; got {array.shape}")
+    return array

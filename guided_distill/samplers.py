@@ -18,11 +18,10 @@ from guided_distill.prediction import Cond, Denoiser, Prediction, coefficients, 
 
 
 class Step(NamedTuple):
-    """One sampler: see the module's docstring. `evaluations(num_steps)` counts its calls of the denoiser."""
+    """One sampler: see the module's docstring."""
 
     init: Callable
     update: Callable
-    evaluations: Callable[[int], int] = lambda num_steps: num_steps
 
 
 def get(name: str) -> Step:
@@ -39,7 +38,7 @@ def names() -> list[str]:
 def sample(
     key: Key[Array, "*b"],
     denoise: Denoiser,
-    step: Step,
+    step: Step | tuple[Callable, Callable],
     z: Float[Array, "b *s"],
     cond: Cond,
     logsnrs: Float[Array, " levels"],
@@ -49,7 +48,7 @@ def sample(
 
     `key`: one, which is split over the batch, or one per example.
     """
-    batch = z.shape[0]
+    (init, update), batch = step, z.shape[0]
     keys = jax.random.split(key, batch) if key.ndim == 0 else key
     padded = jnp.concatenate([logsnrs, logsnrs[-1:]])
     levels = jnp.stack([padded[:-2], padded[1:-1], padded[2:]], axis=1)
@@ -58,10 +57,10 @@ def sample(
         index, level = inputs
         step_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, index)
         now, following, after = (jnp.broadcast_to(value, (batch,)) for value in level)
-        return step.update(carry[0], step_keys, denoise, carry[1], cond, (now, following, after)), None
+        return update(carry[0], step_keys, denoise, carry[1], cond, (now, following, after)), None
 
     indices = jnp.arange(levels.shape[0])
-    (_, z), _ = jax.lax.scan(body, (step.init(z), z), (indices, levels))
+    (_, z), _ = jax.lax.scan(body, (init(z), z), (indices, levels))
     return z
 
 
@@ -148,5 +147,5 @@ def _dpmpp_2m(carry, keys, denoise, z, cond, logsnrs):
 ddim = Step(_no_past, _ddim)
 ancestral = Step(_no_past, _ancestral(0.3))
 stochastic = Step(_no_past, _stochastic)
-heun = Step(_no_past, _heun, lambda num_steps: 2 * num_steps)
+heun = Step(_no_past, _heun)
 dpmpp_2m = Step(lambda z: (jnp.zeros_like(z), jnp.zeros(z.shape[:1], z.dtype)), _dpmpp_2m)

@@ -125,9 +125,14 @@ def make(name: str, **arguments) -> Schedule:
     """The schedule class of that name, built. Raises `UserError` for an unknown name or argument."""
     one_of("schedule", name, ("Cosine", "ShiftedCosine", "Discrete"))
     try:
-        return globals()[name](**arguments)
+        schedule = globals()[name](**arguments)
     except TypeError as error:
         raise UserError(f"schedule {name}: {error}") from error
+    with jax.ensure_compile_time_eval():  # Networks are also made while tracing.
+        ends = schedule(jnp.array([0.0, 1.0])).tolist()
+    if not ends[0] > ends[1]:
+        raise UserError(f"schedule {name}: log-SNR must fall from t = 0 to 1, and goes from {ends[0]:g} to {ends[1]:g}")
+    return schedule
 
 
 def to_clean(schedule: Schedule, t: ArrayLike) -> Array:

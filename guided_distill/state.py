@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from guided_distill.errors import UserError
+
 Params = Any
 
 
@@ -47,8 +49,7 @@ def graft(new: Params, old: Params) -> tuple[Params, list[str]]:
     """`old` weights in the tree of `new`, where they fit: (weights, names of the leaves that `old` lacks, which stay as
     in `new`).
 
-    Leaves that `old` has and `new` lacks are dropped only by intent of the caller: they raise ValueError, as do other
-    shapes.
+    Raises `UserError` for leaves that `new` lacks, and for other shapes.
     """
     flat_new, tree = jax.tree_util.tree_flatten_with_path(new)
     flat_old = {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(old)}
@@ -62,5 +63,7 @@ def graft(new: Params, old: Params) -> tuple[Params, list[str]]:
             wrong.append(f"{name}: {given.shape} for {leaf.shape}")
         leaves.append(leaf if given is None else given)
     if wrong or flat_old:
-        raise ValueError("weights do not fit: " + "; ".join(wrong + [f"{name}: unexpected" for name in flat_old]))
+        raise UserError(
+            "the teacher's weights do not fit: " + "; ".join(wrong + [f"{name}: unexpected" for name in flat_old])
+        )
     return jax.tree.unflatten(tree, leaves), added

@@ -41,7 +41,9 @@ class Teacher:
             bind = runs.bind(manifest)
             return lambda leaves: bind(leaves["teacher"])
         main, other = runs.parameterised(manifest), runs.parameterised(self.other.manifest)
-        return lambda leaves: guidance.guided(main.bind(leaves["teacher"]), {}, other.bind(leaves["unconditional"]))
+        classes = self.other.manifest["num_classes"]
+        null = {"label": classes} if classes else {}
+        return lambda leaves: guidance.guided(main.bind(leaves["teacher"]), null, other.bind(leaves["unconditional"]))
 
     def leaves(self, guided: bool) -> dict[str, Any]:
         """The frozen weights, as the state holds them."""
@@ -51,14 +53,7 @@ class Teacher:
     def lineage(self) -> list[dict[str, Any]]:
         """Run directory, step and hash of each, for the student's manifest."""
         found = [run for run in (self.main, self.other) if run is not None]
-        return [
-            {
-                "run": str(run.dir),
-                "step": run.step,
-                "hash": fingerprint(run.dir, run.step) if run.manifest["trains"] else None,
-            }
-            for run in found
-        ]
+        return [{"run": str(run.dir), "step": run.step, "hash": fingerprint(run.dir, run.step)} for run in found]
 
 
 def load(run_dir: str, other_dir: str, command: str) -> Teacher:
@@ -82,6 +77,8 @@ def require_fit(manifest: Mapping[str, Any], teacher: Teacher) -> None:
     for key in ("code_shape", "schedule", "codec", "num_classes"):
         _require_same(key, teacher.manifest, manifest, where)
     low, high = teacher.w_range
+    if teacher.manifest["rounds"] is not None:
+        raise UserError(f"{where}: it is a halved chain; take a stage-one student or a teacher")
     w_min, w_max = manifest["guidance"].get("range", (0.0, 0.0))
     if w_min < low or w_max > high:
         raise UserError(f"{where}: it knows w in [{low:g}, {high:g}], and [{w_min:g}, {w_max:g}] is asked for")
@@ -89,10 +86,15 @@ def require_fit(manifest: Mapping[str, Any], teacher: Teacher) -> None:
 
 def _load(run_dir: str, command: str) -> runs.Run:
     try:
-        return runs.load(run_dir)
+        run = runs.load(run_dir)
     except UserError as error:
         hint = f"; make it with: {command}" if "missing" in str(error) or "no checkpoint" in str(error) else ""
         raise UserError(f"teacher: {error}{hint}") from error
+    if run.step != run.manifest["updates"]:
+        raise UserError(
+            f"teacher: {run_dir} stopped at {run.step} of {run.manifest['updates']}; finish it with: {command}"
+        )
+    return run
 
 
 def _require_same(key: str, theirs: Mapping[str, Any], ours: Mapping[str, Any], where: str) -> None:

@@ -9,13 +9,22 @@ import jax
 import numpy as np
 from clu import parameter_overview
 
-from guided_distill import codecs, data, evaluate, logs, parallel, pictures, runs, schedules, stages
+from guided_distill import codecs, data, evaluate, files, logs, parallel, pictures, runs, schedules, stages
 from guided_distill.checkpoint import Checkpoints
 from guided_distill.errors import UserError
 from guided_distill.generate import Generator, noise
 from guided_distill.state import TrainState
 
-MAY_CHANGE = ("save_every", "log_every", "sample_every", "eval_num", "teacher_command")  # When a run is continued.
+# When a run is continued. Its teacher may have moved, and is known by its hash.
+MAY_CHANGE = (
+    "save_every",
+    "log_every",
+    "sample_every",
+    "eval_num",
+    "teacher",
+    "teacher_unconditional",
+    "teacher_command",
+)
 
 
 def run(config: Mapping[str, Any], workdir: str | Path, say=print) -> Path:
@@ -25,7 +34,7 @@ def run(config: Mapping[str, Any], workdir: str | Path, say=print) -> Path:
     """
     workdir = Path(workdir)
     stage = stages.build(config)
-    require_own(workdir, stage.config)
+    require_own(workdir, stage)
     mesh = parallel.make_mesh()
     if stage.manifest["trains"]:
         parallel.check_batch_size(stage.loop.batch_size, mesh)
@@ -77,11 +86,11 @@ def train(
             ends = done in stage.rounds.ends
             if ends or due(done, loop.log_every):
                 meter(done, metrics)
-            if ends or due(done, loop.save_every):
-                checkpoints.save(state, done)
-                meter.restart(done)
             if ends or due(done, loop.sample_every):
                 show(state, index, done, meter.log)
+                meter.restart(done)
+            if ends or due(done, loop.save_every):
+                checkpoints.save(state, done)
                 meter.restart(done)
             if ends:
                 say(f"{workdir}: {stage.rounds.describe(index)} done, {meter.summary}")
@@ -126,27 +135,37 @@ class Show:
         return images, labels
 
 
-def require_own(workdir: Path, config: Mapping[str, Any]) -> None:
-    """Raises `UserError` when `workdir` holds something else than this config's run."""
+def require_own(workdir: Path, stage: stages.Stage) -> None:
+    """Raises `UserError` when `workdir` holds something else than this config's run, or its teacher has changed
+    since."""
     path = workdir / "config.json"
     if not path.is_file():
-        if workdir.is_dir() and any(workdir.iterdir()):
-            raise UserError(f"{workdir} is not empty and holds no run; choose another --workdir")
+        others = [p.name for p in workdir.iterdir() if p.suffix != ".part"] if workdir.is_dir() else []
+        if others:
+            raise UserError(f"{workdir} holds {others[0]} and no run; choose another --workdir")
         return
-    before, now = _flat(json.loads(path.read_text())), _flat(json.loads(json.dumps(dict(config))))
+    try:
+        before, now = _flat(json.loads(path.read_text())), _flat(json.loads(json.dumps(stage.config)))
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path} is damaged: {error}") from error
     differ = [k for k in sorted(before.keys() | now.keys()) if before.get(k) != now.get(k) and k not in MAY_CHANGE]
     if differ:
         shown = "; ".join(f"{k} was {before.get(k)!r}, is {now.get(k)!r}" for k in differ[:4])
         raise UserError(f"{workdir} belongs to another config ({shown}); choose another --workdir or remove it")
+    if (workdir / "manifest.json").is_file():
+        hashes = [[of["hash"] for of in m["teacher"]] for m in (runs.read_manifest(workdir), stage.manifest)]
+        if hashes[0] != hashes[1]:
+            raise UserError(
+                f"{workdir} was begun with another teacher than {stage.manifest['teacher'][0]['run']} is now"
+            )
 
 
 def write_description(workdir: Path, stage: stages.Stage) -> None:
-    """config.json and manifest.json, whole or not at all."""
+    """config.json, then manifest.json; a run that goes on keeps its own."""
     workdir.mkdir(parents=True, exist_ok=True)
-    for name, value in (("manifest", stage.manifest), ("config", stage.config)):
-        part = workdir / f"{name}.json.part"
-        part.write_text(json.dumps(value, indent=2) + "\n")
-        part.replace(workdir / f"{name}.json")
+    for name, value in (("config", stage.config), ("manifest", stage.manifest)):
+        if not (workdir / f"{name}.json").is_file():
+            files.write_json(workdir / f"{name}.json", value)
 
 
 def _flat(values: Mapping[str, Any], path: str = "") -> dict[str, Any]:

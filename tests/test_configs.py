@@ -1,6 +1,7 @@
 """Every config builds abstractly; what is wrong in one is found before anything is written, and told in one line."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -17,7 +18,7 @@ from configs import (
     mixture2d_stage2,
     mixture2d_teacher,
 )
-from guided_distill import launch, stages, trainer
+from guided_distill import launch, runs, stages, trainer
 from guided_distill.errors import UserError
 
 ROOT = Path(__file__).parents[1]
@@ -49,7 +50,10 @@ MIXTURE_CASES = {
     "mixture2d_teacher": (mixture2d_teacher, "", None),
     "mixture2d_stage1:unguided": (mixture2d_stage1, "unguided", "teacher"),
     "mixture2d_stage1:w=1": (mixture2d_stage1, "w=1,sigma=0.12", "teacher"),
+    "mixture2d_stage1": (mixture2d_stage1, "", "teacher"),
+    "mixture2d_stage2": (mixture2d_stage2, "", "stage1"),
     "mixture2d_stage2:tiny,stochastic": (mixture2d_stage2, "tiny,stochastic", "stage1"),
+    "mixture2d_stage2:encoding": (mixture2d_stage2, "encoding", "stage1"),
 }
 
 
@@ -92,7 +96,14 @@ def test_skipping_stage_one_builds_with_a_step_of_its_own(digits):
 
 @pytest.mark.parametrize(
     "text, message",
-    [("tny", "tiny"), ("w", "w=..."), ("w=x", "not a number"), ("tiny=1", "tiny")],
+    [
+        ("tny", "tiny"),
+        ("w", "w=..."),
+        ("w=x", "not a number"),
+        ("tiny=1", "tiny"),
+        ("stochastic,encoding", "exclude each other"),
+        ("w=1,unguided", "exclude each other"),
+    ],
 )
 def test_unknown_arguments_name_the_valid_ones(text, message):
     with pytest.raises(UserError, match=message):
@@ -137,6 +148,16 @@ def mutate(path, value):
         ("codec.name", "vae", "vae.*pixel"),
         ("schedule.name", "linear", "linear.*Cosine"),
         ("num_updates", 0, "num_updates 0"),
+        ("batch_size", 0, "batch_size 0"),
+        ("ema", 1.5, "ema 1.5"),
+        ("objective.dropout", 1.7, "dropout 1.7"),
+        ("objective.guidance_interval", (3.0, -3.0), "guidance_interval"),
+        ("sampling.steps", 0, "steps 0"),
+        ("sampling.guidance", -1.0, "guidance -1 is outside"),
+        ("schedule.logsnr_min", 30.0, "must fall"),
+        ("network.channels", 0, "config.network"),
+        ("network.num_heads", 3, "config.network"),
+        ("network.preset", "sd", "sd.*cifar10"),
     ],
 )
 def test_mistakes_in_a_teachers_config(path, value, message):
@@ -152,6 +173,9 @@ def test_mistakes_in_a_teachers_config(path, value, message):
         ("objective.w_max", 5.0, r"knows w in \[0, 4\], and \[0, 5\]"),
         ("objective.w_min", 4.5, "w_min <= w_max"),
         ("halving.start_steps", 12, "power of two"),
+        ("halving.last_updates_factor", 0.0, "last_updates_factor"),
+        ("sampling.guidance", 9.0, r"guidance 9 is outside the range of w, \[0, 4\]"),
+        ("prediction", "x", "another meaning"),
         ("halving.end_steps", 8, "not below"),
         ("schedule", {"name": "ShiftedCosine", "resolution": 32}, "does not fit: its schedule"),
         ("data", {"name": "synthetic"}, "does not fit: its code_shape"),
@@ -178,6 +202,33 @@ def test_a_pair_of_teachers_must_agree(digits, mixture):
     config.teacher, config.teacher_unconditional = str(digits / "teacher"), str(mixture / "teacher")
     with pytest.raises(UserError, match="does not go with"):
         build(config)
+
+
+def test_a_teacher_that_is_not_finished_is_refused(digits, tmp_path):
+    shutil.copytree(digits / "teacher", tmp_path / "teacher")
+    (tmp_path / "teacher/checkpoints/12.sha256.json").unlink()
+    with pytest.raises(UserError, match=r"stopped at 6 of 12; finish it with: python main.py"):
+        build(digits_stage1.get_config("tiny"), tmp_path / "teacher")
+
+
+def test_a_preset_is_a_network(digits):
+    config = digits_teacher.get_config("tiny")
+    config.network = {"name": "unet", "preset": "cifar10", "channels": 32}
+    args = build(config).manifest["network"]["args"]
+    assert args["channel_multipliers"] == [1, 1, 1] and args["num_res_blocks"] == 3 and args["channels"] == 32
+
+
+def test_a_teacher_may_be_guided_in_an_interval_only(digits):
+    config = digits_teacher.get_config("tiny")
+    config.objective.guidance_interval = (-3.0, 3.0)
+    manifest = build(config).manifest
+    assert manifest["guidance"] == {"kind": "external", "interval": [-3.0, 3.0]}
+    params = runs.load(digits / "teacher").weights()
+    z, cond = jax.numpy.ones((1, 8, 8, 1)), {"label": jax.numpy.array([3]), "guidance": jax.numpy.array([4.0])}
+    limited, always = runs.bind(manifest), runs.bind({**manifest, "guidance": {"kind": "external"}})
+    for logsnr, same in ((0.0, True), (6.0, False)):
+        a, b = (bind(params)(z, jax.numpy.array([logsnr]), cond).x for bind in (limited, always))
+        assert bool(jax.numpy.all(a == b)) == same
 
 
 def test_a_halved_chain_is_no_teacher(digits):

@@ -59,13 +59,21 @@ def test_imports_go_down(path):
 )
 def test_budgets(path):
     text = path.read_text()
-    is_test = "tests" in path.parts
+    tree, is_test = ast.parse(text), "tests" in path.parts
     assert is_test or text.count("\n") <= 350
-    for node in ast.walk(ast.parse(text)):
+    for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef) and not is_test:
             assert node.end_lineno - node.lineno < 60, node.name
-            if not node.name.startswith("_") and path.is_relative_to(PACKAGE) and node in ast.parse(text).body:
-                assert ast.get_docstring(node), node.name
+    for node in tree.body:
+        if not path.is_relative_to(PACKAGE) or not isinstance(node, ast.FunctionDef | ast.ClassDef):
+            continue
+        if node.name.startswith("_"):
+            continue
+        assert ast.get_docstring(node), node.name
+        if isinstance(node, ast.FunctionDef):
+            arguments = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
+            assert node.returns is not None, node.name
+            assert all(a.annotation for a in arguments), node.name
 
 
 def test_main_is_short():

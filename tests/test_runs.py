@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import guided_distill
-from configs import digits_teacher, mixture2d_stage2
+from configs import digits_stage1, digits_teacher, mixture2d_stage2
 from guided_distill import checkpoint, runs, schedules, trainer
 from guided_distill.__main__ import main
 from guided_distill.errors import UserError
@@ -153,6 +153,49 @@ def test_a_damaged_checkpoint_is_told(damage, digits, tmp_path):
     }[damage]()
     with pytest.raises(UserError, match=r"checkpoint .*/8 is damaged"):
         guided_distill.load(tmp_path / "run").sample(2)
+
+
+def test_a_damaged_checkpoint_stops_a_run_that_would_go_on(digits, tmp_path):
+    shutil.copytree(digits / "teacher", tmp_path / "run")
+    newest = tmp_path / "run/checkpoints/12"
+    next((newest / "rest").rglob("_METADATA")).write_text("{}")
+    with pytest.raises(UserError, match=r"checkpoint .*/12 is damaged"):
+        trainer.run(digits_teacher.get_config("tiny").to_dict(), tmp_path / "run", say=str)
+
+
+def test_a_save_that_died_half_way_does_not_count(digits, tmp_path):
+    shutil.copytree(digits / "teacher", tmp_path / "run")
+    (tmp_path / "run/checkpoints/12.sha256.json").unlink()
+    assert checkpoint.Checkpoints(tmp_path / "run").latest() == 6
+    trainer.run(digits_teacher.get_config("tiny").to_dict(), tmp_path / "run", say=str)
+    ends = [guided_distill.load(where).sample(2, steps=2) for where in (digits / "teacher", tmp_path / "run")]
+    np.testing.assert_array_equal(*ends)
+
+
+def test_a_kill_inside_the_checksums_is_told_or_forgotten(digits, tmp_path):
+    """A cut checksum file (of another program's making) is damage; an unfinished one beside it is not there at all."""
+    shutil.copytree(digits / "teacher", tmp_path / "run")
+    record = tmp_path / "run/checkpoints/12.sha256.json"
+    record.with_name(record.name + ".part").write_text('{"a')
+    assert checkpoint.Checkpoints(tmp_path / "run").latest() == 12
+    record.write_text('{"a')
+    with pytest.raises(UserError, match="is damaged"):
+        guided_distill.load(tmp_path / "run").sample(2)
+
+
+def test_a_run_keeps_its_manifest_and_notices_another_teacher(digits, tmp_path):
+    shutil.copytree(digits / "stage1", tmp_path / "run")
+    config = digits_stage1.get_config("tiny")
+    config.teacher = str(digits / "teacher")
+    before = (tmp_path / "run/manifest.json").read_text()
+    trainer.run(config.to_dict(), tmp_path / "run", say=str)
+    assert (tmp_path / "run/manifest.json").read_text() == before
+    shutil.copytree(digits / "teacher", tmp_path / "teacher")
+    record = tmp_path / "teacher/checkpoints/12.sha256.json"
+    record.write_text(record.read_text() + "\n")
+    config.teacher = str(tmp_path / "teacher")
+    with pytest.raises(UserError, match="begun with another teacher"):
+        trainer.run(config.to_dict(), tmp_path / "run", say=str)
 
 
 def test_a_damaged_manifest_is_told(digits, tmp_path):

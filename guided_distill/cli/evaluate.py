@@ -8,7 +8,6 @@ Prints a table and writes JSON. With --teacher its samples from the same noise a
 
 import argparse
 import itertools
-import json
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +18,8 @@ import guided_distill
 from guided_distill import data, evaluate
 from guided_distill.cli import numbers
 from guided_distill.errors import UserError
+from guided_distill.files import write_json
+from guided_distill.metrics import FeatureSet
 from guided_distill.plugins import resolve
 from guided_distill.runs import Run
 
@@ -49,22 +50,30 @@ def main(args: argparse.Namespace) -> None:
     strengths = numbers(args.guidance) if args.guidance else [run.manifest["recommended"]["guidance"]]
     names = args.samplers.split(",") if args.samplers else [run.manifest["sampler"]]
     check(run, steps, strengths, names, args)
+    teacher_steps = None
+    if teacher is not None:
+        teacher_steps = args.teacher_steps or teacher.default_steps()
+        check(teacher, [teacher_steps], strengths, [teacher.manifest["sampler"]], args)
+        if teacher.code_shape != run.code_shape:
+            raise UserError(f"{args.teacher} makes {teacher.code_shape} and {args.run} {run.code_shape}: no partners")
     feature_name, features = evaluate.load_features(args.features)
     source = data.load(**{**run.manifest["data"], "split": args.split})
     real = evaluate.reference(source, features)
     classes = run.manifest["num_classes"]
     labels = np.arange(args.num) % classes if classes else None
+    path = args.json or Path(args.run) / "evaluation.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+
+    def drawn(of: Run, n: int, w: float, sampler: str | None) -> FeatureSet:
+        images = of.sample(args.num, n, w, labels, args.seed, sampler, run.noise(args.num, args.seed))
+        return evaluate.feature_set(images, labels, features)
+
     rows = []
-    for sampler, w, n in itertools.product(names, strengths, steps):
-        fake = evaluate.feature_set(run.sample(args.num, n, w, labels, args.seed, sampler), labels, features)
-        partner = None
-        if teacher is not None:
-            images = teacher.sample(
-                args.num, args.teacher_steps, w, labels, args.seed, noise=run.noise(args.num, args.seed)
-            )
-            partner = evaluate.feature_set(images, labels, features)
-        values = evaluate.score(fake, real, partner, args.metrics.split(","))
-        rows.append({"sampler": sampler, "steps": n, "guidance": w, **values})
+    for w in strengths:
+        partner = drawn(teacher, teacher_steps, w, None) if teacher else None
+        for sampler, n in itertools.product(names, steps):
+            values = evaluate.score(drawn(run, n, w, sampler), real, partner, args.metrics.split(","))
+            rows.append({"sampler": sampler, "steps": n, "guidance": w, **values})
     on = {
         "run": args.run,
         "features": feature_name,
@@ -72,9 +81,9 @@ def main(args: argparse.Namespace) -> None:
         "reference": f"{run.manifest['data']['name']}:{args.split}",
     }
     on |= {"num_reference": len(source), "seed": args.seed}
+    on |= {"teacher": args.teacher, "teacher_steps": teacher_steps} if teacher else {}
     show(rows, on)
-    path = args.json or Path(args.run) / "evaluation.json"
-    path.write_text(json.dumps({**on, "rows": rows}, indent=1) + "\n")
+    write_json(path, {**on, "rows": rows})
     print(f"-> {path}")
 
 

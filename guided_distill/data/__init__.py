@@ -41,13 +41,18 @@ class Source:
         return {name: array[index] for name, array in self.arrays.items()}
 
 
-def load(name: str, split: str = "train", **arguments) -> Source:
-    """The named data set's split. Raises `UserError` for an unknown name, split or argument, naming the valid ones."""
+def load(name: str, split: str = "train", classes: bool = True, **arguments) -> Source:
+    """The named data set's split; without its labels if not `classes`, for an unconditional network. Raises `UserError`
+    for an unknown name, split or argument, naming the valid ones."""
     make = resolve("data", name).make
     try:
-        return make(split, **arguments)
+        source = make(split, **arguments)
     except TypeError as error:
         raise UserError(f"data set {name}: {error}") from error
+    if classes:
+        return source
+    arrays = {key: value for key, value in source.arrays.items() if key != "label"}
+    return Source(arrays, dataclasses.replace(source.info, num_classes=0))
 
 
 def batches(source: Source, batch_size: int, seed: int, start: int = 0) -> Iterator[dict[str, np.ndarray]]:

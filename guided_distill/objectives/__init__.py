@@ -1,4 +1,6 @@
-"""Training methods, one a file: `make(...) -> Objective`, found by name.
+"""Training methods, one a file, found by name: `make(...) -> Objective`, and `ROLE`, what a run of it is: a "teacher"
+(it has none itself), a "student" of one, or a "chain" of students that halve their steps. An argument `w_min` of `make`
+says that it draws w.
 
 Objective = (key, nets, batch, num_steps) -> ({network: loss [b]}, metrics). `nets` are Denoisers: what is trained
 ("student", always), the frozen "teacher" and, where kept, the "ema". `batch` has "x" [b, ...] and the entries of cond;

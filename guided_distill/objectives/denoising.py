@@ -10,10 +10,15 @@ from guided_distill.prediction import Prediction
 from guided_distill.schedules import Schedule
 from guided_distill.weighting import Weighting, weighted_error
 
+ROLE = "teacher"
+
 
 def make(schedule: Schedule, weighting: Weighting, null: Mapping, dropout: float = 0.1) -> Objective:
     """E over x, c, t ~ U[0, 1] of weight(logsnr) ||x(z_t, c) - x||²; c becomes `null` ({} = unconditional) with
     probability `dropout`."""
+
+    if not 0 <= dropout <= 1:
+        raise ValueError(f"dropout {dropout} is no probability")
 
     def objective(key, nets, batch, num_steps):
         x, cond = batch["x"], conditions(batch)

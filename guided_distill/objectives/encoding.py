@@ -8,6 +8,8 @@ from guided_distill.samplers import recombine
 from guided_distill.schedules import Schedule
 from guided_distill.weighting import Weighting, weighted_error
 
+ROLE = "chain"
+
 
 def make(
     schedule: Schedule, weighting: Weighting, w_min: float = 0.0, w_max: float = 0.0, w_min_share: float = 0.0

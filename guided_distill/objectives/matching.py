@@ -8,6 +8,8 @@ from guided_distill.objectives import Objective, conditions, diffuse, draw_guida
 from guided_distill.schedules import Schedule
 from guided_distill.weighting import Weighting, weighted_error
 
+ROLE = "student"
+
 
 def make(
     schedule: Schedule,

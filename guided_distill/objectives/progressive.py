@@ -14,6 +14,8 @@ from guided_distill.samplers import recombine
 from guided_distill.schedules import Schedule, to_clean
 from guided_distill.weighting import Weighting, weighted_error
 
+ROLE = "chain"
+
 
 def make(
     schedule: Schedule,
