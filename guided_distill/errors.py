@@ -1,5 +1,7 @@
 """The one exception that is meant for a person."""
 
+from collections.abc import Iterable
+
 
 class UserError(ValueError):
     """A mistake that its user can mend. The message is one clear line: the value, what was expected, the way out.
@@ -8,7 +10,7 @@ class UserError(ValueError):
     """
 
 
-def one_of(what: str, value: object, valid) -> None:
+def one_of(what: str, value: object, valid: Iterable) -> None:
     """Raises `UserError` unless `value` is in `valid`, and names the valid ones."""
     valid = list(valid)
     if value not in valid:

@@ -66,7 +66,7 @@ def tell(error: BaseException) -> int:
     return 2
 
 
-def guarded(function: Callable, *args) -> int:
+def guarded(function: Callable, *args: Any) -> int:
     """function(*args) with a user's mistakes told in one line. Returns the exit status."""
     try:
         function(*args)

@@ -7,6 +7,7 @@ global mean before anything clips it, whatever the number of devices.
 
 import re
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -24,7 +25,7 @@ def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
     return jax.make_mesh((len(devices),), ("data",), axis_types=(AxisType.Auto,), devices=devices)
 
 
-def shardings(tree, mesh: Mesh, rules: Rules = REPLICATE):
+def shardings(tree: Any, mesh: Mesh, rules: Rules = REPLICATE) -> Any:
     """A sharding for each leaf of `tree`: the first rule whose pattern is found in the leaf's path. Raises ValueError
     if none is."""
 

@@ -84,7 +84,9 @@ def make(of: Ingredients) -> Callable[[TrainState, Mapping[str, Array]], tuple[T
     return step
 
 
-def total_loss(of: Ingredients, params, state: TrainState, batch, num_steps: Array) -> tuple[Array, dict[str, Array]]:
+def total_loss(
+    of: Ingredients, params: Any, state: TrainState, batch: Mapping[str, Any], num_steps: Array
+) -> tuple[Array, dict[str, Array]]:
     """(sum over networks of the mean over the global batch, metrics)."""
     key = streams.key(of.seed, "dropout", state.step) if of.dropout else None
     nets = Nets(
@@ -105,7 +107,7 @@ def prepare(of: Ingredients, batch: Mapping[str, Any], step: Array) -> dict[str,
     return {**batch, "x": of.encode(to_float(x))}
 
 
-def moving_average(ema, params, decay: float, done: Array):
+def moving_average(ema: Any, params: Any, decay: float, done: Array) -> Any:
     """ema <- d ema + (1 - d) params, with d = min(decay, (1 + k) / (10 + k)) after k updates: a short memory while it
     is young."""
     d = jnp.minimum(decay, (1 + done) / (10 + done))

@@ -1,13 +1,14 @@
 """The loop: data -> step -> log -> save -> evaluate -> promote. Run again, it goes on where it stopped."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 from clu import parameter_overview
+from jax.sharding import Mesh
 
 from guided_distill import codecs, data, evaluate, files, logs, parallel, pictures, runs, schedules, stages
 from guided_distill.checkpoint import Checkpoints
@@ -27,7 +28,7 @@ MAY_CHANGE = (
 )
 
 
-def run(config: Mapping[str, Any], workdir: str | Path, say=print) -> Path:
+def run(config: Mapping[str, Any], workdir: str | Path, say: Callable[[str], Any] = print) -> Path:
     """Trains the stage of a config in `workdir`, from where it stopped if it was begun there. Returns `workdir`.
 
     Raises `UserError`, before anything is written, for whatever could not work.
@@ -47,7 +48,7 @@ def run(config: Mapping[str, Any], workdir: str | Path, say=print) -> Path:
     return workdir
 
 
-def begin(stage: stages.Stage, checkpoints: Checkpoints, mesh) -> tuple[TrainState, int]:
+def begin(stage: stages.Stage, checkpoints: Checkpoints, mesh: Mesh) -> tuple[TrainState, int]:
     """(state, step): the newest checkpoint's, or a new one, made under jit where it will live."""
     leaves = stage.leaves()
     leaves = jax.device_put(leaves, parallel.shardings(leaves, mesh))
@@ -66,7 +67,13 @@ def begin(stage: stages.Stage, checkpoints: Checkpoints, mesh) -> tuple[TrainSta
 
 
 def train(
-    stage: stages.Stage, workdir: Path, state: TrainState, start: int, checkpoints: Checkpoints, mesh, say
+    stage: stages.Stage,
+    workdir: Path,
+    state: TrainState,
+    start: int,
+    checkpoints: Checkpoints,
+    mesh: Mesh,
+    say: Callable[[str], Any],
 ) -> None:
     """The loop itself, from `start` to the end of the last round."""
     total, loop = stage.rounds.total, stage.loop
@@ -99,7 +106,7 @@ def train(
 class Show:
     """Sample sheets from the same noise all along, and scores where the config asks for them."""
 
-    def __init__(self, stage: stages.Stage, workdir: Path, mesh):
+    def __init__(self, stage: stages.Stage, workdir: Path, mesh: Mesh):
         self.stage, self.workdir, self.manifest = stage, workdir, stage.manifest
         codec = codecs.load(**self.manifest["codec"])
         self.generator = Generator(runs.bind(self.manifest), codec, self.manifest["clip"], mesh)

@@ -266,4 +266,4 @@ def test_a_chain_lends_its_settings_and_directories(digits):
     config = digits_chain.get_config("tiny")
     assert tuple(config.order) == ("teacher", "stage1", "stage2")
     assert json.loads((digits / "stage2" / "config.json").read_text())["teacher"] == str(digits / "stage1")
-    assert launch.default_dir(config["stages"]["stage2"]) == Path("runs/digits_stage2-tiny")
+    assert launch.default_dir(config["stages"]["stage2"].to_dict()) == Path("runs/digits_stage2-tiny")
