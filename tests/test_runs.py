@@ -16,7 +16,7 @@ from guided_distill.errors import UserError
 
 def test_manifest_says_all_that_is_needed(digits):
     teacher, student = (json.loads((digits / name / "manifest.json").read_text()) for name in ("teacher", "stage2"))
-    assert teacher["guidance"] == {"kind": "external"} and teacher["rounds"] is None and teacher["weights"] == "ema"
+    assert teacher["guidance"] == {"kind": "external", "interval": None} and teacher["rounds"] is None and teacher["weights"] == "ema"
     assert student["guidance"] == {"kind": "embedded", "range": [0.0, 4.0]} and student["sampler"] == "ddim"
     assert student["rounds"] == [[4, 4], [2, 10], [1, 16]] and student["weights"] == "params"
     (above,) = student["teacher"]
@@ -220,7 +220,7 @@ def test_a_work_directory_of_another_config_is_refused(digits, tmp_path):
     with pytest.raises(UserError, match=r"belongs to another config \(optim.lr was 0.001, is 0.5\)"):
         trainer.run(config.to_dict(), digits / "teacher")
     (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(UserError, match="not empty"):
+    with pytest.raises(UserError, match=r"holds notes.txt and no run"):
         trainer.run(config.to_dict(), tmp_path)
 
 
