@@ -16,7 +16,11 @@ from guided_distill.errors import UserError
 
 def test_manifest_says_all_that_is_needed(digits):
     teacher, student = (json.loads((digits / name / "manifest.json").read_text()) for name in ("teacher", "stage2"))
-    assert teacher["guidance"] == {"kind": "external", "interval": None} and teacher["rounds"] is None and teacher["weights"] == "ema"
+    assert (
+        teacher["guidance"] == {"kind": "external", "interval": None}
+        and teacher["rounds"] is None
+        and teacher["weights"] == "ema"
+    )
     assert student["guidance"] == {"kind": "embedded", "range": [0.0, 4.0]} and student["sampler"] == "ddim"
     assert student["rounds"] == [[4, 4], [2, 10], [1, 16]] and student["weights"] == "params"
     (above,) = student["teacher"]
