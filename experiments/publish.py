@@ -169,10 +169,10 @@ def targets(rows: list[dict]) -> list[dict]:
     return [dict(zip(names, (*item, "yes" if item[2] <= item[1] else "no"), strict=True)) for item in asked]
 
 
-TARGETS = """Set before the run; for recall and class variance the measured number is the relative gap. Where one is missed,
-the gap opens in stage one and again in the last two halvings, the most under-trained parts of this budget, in which
-the teacher took half of the time and became better than it had to be. More updates there are the first thing to
-try."""
+TARGETS = """Set before the run; for recall and class variance the measured number is the relative gap. Where
+one is missed, the gap opens in stage one and again in the last two halvings, the most under-trained parts of
+this budget, in which the teacher took half of the time and became better than it had to be. More updates there
+are the first thing to try."""
 
 MIXTURE_HEADER = """# The oracle: a 2-D mixture whose guided flow is exact
 
