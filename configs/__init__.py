@@ -1,1 +1,1 @@
-"""One stage a file, or a chain of them, as deltas on `base.py`; `python main.py --config=configs/<name>.py[:arguments]`."""
+"""One stage a file, or a chain of them, as deltas on `base.py`: `python main.py --config=configs/<name>.py`."""
