@@ -1,6 +1,6 @@
 """Teacher, stage one and stage two on the 2-D mixture, in order.
 
-    python main.py --config=configs/mixture2d_chain.py          (2 CPU cores, about 6 minutes)
+    python main.py --config=configs/mixture2d_chain.py          (2 CPU cores, about 5 minutes)
 
 Arguments as stage two's; they reach the stages that know them.
 """

@@ -1,6 +1,6 @@
 """Stage two on the 2-D mixture: the student of stage one halved from 64 steps to 1.
 
-    python main.py --config=configs/mixture2d_stage2.py         (2 CPU cores, about 5 minutes)
+    python main.py --config=configs/mixture2d_stage2.py         (2 CPU cores, about 3 minutes)
 
 Arguments: tiny, w=1 (from the single-w student), stochastic, unguided (plain progressive distillation), encoding
 (towards noise, w = 0), modes=RING|ADJACENT, sigma=0.12.

@@ -54,7 +54,7 @@ def unguided(denoise: Denoiser) -> Denoiser:
 
 
 def interval(denoise: Denoiser, logsnr_min: float, logsnr_max: float) -> Denoiser:
-    """w only where logsnr_min <= logsnr <= logsnr_max, 0 elsewhere (Kynkäänniemi et al. 2024, eq. 5)."""
+    """w only where logsnr_min <= logsnr <= logsnr_max, 0 elsewhere (Kynkäänniemi et al. 2024)."""
 
     def limited(z, logsnr, cond):
         inside = (logsnr >= logsnr_min) & (logsnr <= logsnr_max)

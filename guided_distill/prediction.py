@@ -78,7 +78,7 @@ def from_step(
 ) -> Prediction:
     """The prediction at `logsnr` with which one DDIM step from z lands on z_next: the target of stage two.
 
-    Equal to x = (z_s - (sigma_s/sigma_t) z_t) / (alpha_s - (sigma_s/sigma_t) alpha_t) (PD, appendix G, eq. 43), and
+    Equal to x = (z_s - (sigma_s/sigma_t) z_t) / (alpha_s - (sigma_s/sigma_t) alpha_t) (PD, stage target), and
     towards noise to eps = (z_u - (alpha_u/alpha_t) z_t) / (sigma_u - (alpha_u/alpha_t) sigma_t). Written as a rotation,
     since a DDIM step is one by the angle d between the two (PD, appendix D): z_s = cos(d) z_t - sin(d) v. That form is
     accurate in both directions and at both ends, clean data (logsnr_next = inf) included.
@@ -92,5 +92,5 @@ def from_step(
 
 
 def clip(prediction: Prediction, z: Float[Array, "b *s"], logsnr: Float[Array, " b"]) -> Prediction:
-    """x clipped to [-1, 1], eps recomputed from the clipped x (GD, section 2; PD, `clip_x`)."""
+    """x clipped to [-1, 1], eps recomputed from the clipped x (PD; GD)."""
     return from_x(jnp.clip(prediction.x, -1.0, 1.0), z, logsnr)

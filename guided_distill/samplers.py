@@ -70,7 +70,7 @@ def per_example_noise(keys: Key[Array, " b"], like: Float[Array, "b *s"]) -> Flo
 
 
 def recombine(prediction: Prediction, logsnr: Float[Array, " b"]) -> Float[Array, "b *s"]:
-    """z = alpha x + sigma eps: the deterministic step to `logsnr` (DDIM: Song et al. 2021, eq. 12 with eta = 0)."""
+    """z = alpha x + sigma eps: the deterministic step to `logsnr` (DDIM: Song et al. 2021, eta = 0)."""
     alpha, sigma = coefficients(logsnr, prediction.x)
     return alpha * prediction.x + sigma * prediction.eps
 
@@ -95,7 +95,7 @@ def _ancestral(exponent: float):
         x = denoise(z, now, cond).x
         (alpha, _), (alpha_next, _) = coefficients(now, z), coefficients(following, z)
         share = forward_variance(now, following)
-        # CFG, eq. 3-4: mean and interpolated variance of q(z_s | z_t, x).
+        # CFG, ancestral sampler: mean and interpolated variance of q(z_s | z_t, x).
         mean = expand(1 - share, z) * (alpha_next / alpha) * z + expand(share, z) * alpha_next * x
         log_sigma = jax.nn.log_sigmoid(-following) * (1 - exponent) + jax.nn.log_sigmoid(-now) * exponent
         deviation = jnp.where(jnp.isinf(following), 0.0, jnp.sqrt(share * jnp.exp(log_sigma)))
@@ -105,7 +105,7 @@ def _ancestral(exponent: float):
 
 
 def _stochastic(carry, keys, denoise, z, cond, logsnrs):
-    # GD, section 3 (stochastic sampling): down to k = t - 2/N without noise, then back up to s = t - 1/N with it.
+    # GD, stochastic sampling: down to k = t - 2/N without noise, then back up to s = t - 1/N with it.
     now, following, after = logsnrs
     z_after = recombine(denoise(z, now, cond), after)
     (alpha_after, _), (alpha_next, sigma_next) = coefficients(after, z), coefficients(following, z)

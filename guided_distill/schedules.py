@@ -68,7 +68,7 @@ class Cosine:
 
 @dataclasses.dataclass(frozen=True)
 class ShiftedCosine:
-    """Cosine + 2 log(reference / resolution): more noise for larger images (Hoogeboom et al. 2023, eq. 4)."""
+    """Cosine + 2 log(reference / resolution): more noise for larger images (Hoogeboom et al. 2023)."""
 
     resolution: int
     reference: int = 64

@@ -96,7 +96,7 @@ def test_denoising_is_zero_at_the_truth():
 
 
 def paper_target(teacher, z, cond, num_steps, index, stochastic):
-    """GD section 3.2 as the paper writes it: two DDIM steps, then x solved from one; `index` is t N."""
+    """Stage two of GD as the paper writes it: two DDIM steps, then x solved from one; `index` is t N."""
     length = (2 if stochastic else 1) / num_steps
     t = index / num_steps
     mid, s = jnp.maximum(t - length / 2, 0.0), jnp.maximum(t - length, 0.0)

@@ -31,7 +31,7 @@ def sinusoidal(values: Real[Array, " b"], dim: int, max_period: float = 10000.0)
 
 
 class GuidanceEmbedding(nn.Module):
-    """w [b] -> [b, features] float32: Fourier features, then Dense-swish-Dense (GD, section 3.1).
+    """w [b] -> [b, features] float32: Fourier features, then Dense-swish-Dense (GD, stage one).
 
     `guidance_out` starts at zero, bias included: a network that gets this embedding added starts as the
     network without it. Only that layer may be zero: with `guidance_in` at zero too, no gradient would reach
@@ -60,7 +60,7 @@ class Conditioning(nn.Module):
     Time: Fourier features of time * time_multiplier, then Dense-swish-Dense. Label: a table of num_classes +
     1 rows of unit variance, of which the last is the null class; no table if num_classes is 0. Guidance:
     `GuidanceEmbedding` of w if `embed_guidance`. `dim` and `max_period` are those of the Fourier features of
-    both time and w. (PD, appendix on architectures; GD, section 3.1)
+    both time and w. (PD, appendix on architectures; GD, stage one)
     """
 
     features: int

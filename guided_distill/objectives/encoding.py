@@ -1,4 +1,4 @@
-"""Encoder distillation: DDIM run towards noise, two steps of the teacher into one (GD, section 3.4)."""
+"""Encoder distillation: DDIM run towards noise, two steps of the teacher into one (GD, encoding)."""
 
 import jax
 

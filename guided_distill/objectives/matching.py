@@ -1,5 +1,4 @@
-"""Stage one: one network for all guidance strengths, by matching the guided teacher's output (GD, section 3.1, eq.
-4)."""
+"""Stage one: one network for all guidance strengths, by matching the guided teacher's output (GD, stage one)."""
 
 import jax
 import jax.numpy as jnp

@@ -1,6 +1,6 @@
-"""Stage two: a student whose one step does what two steps of its teacher do (PD, algorithm 2; GD, section 3.2).
+"""Stage two: a student whose one step does what two steps of its teacher do (PD, algorithm 2; GD, stage two).
 
-Deterministic: the student's step is 1/N. Stochastic (GD, section 3.3): the sampler makes one deterministic step of
+Deterministic: the student's step is 1/N. Stochastic (GD's sampler): it makes one deterministic step of
 twice the length and one back with noise, so here the step that is learned is 2/N, the teacher's two are 1/N each, and
 near t = 0 there is room for one only.
 """
