@@ -22,9 +22,12 @@ TEACHER_STEPS = 64
 
 
 def longer(config, num_updates: int):
-    """A config with the longer budget of this experiment."""
+    """A config with the longer budget of this experiment. The last two halvings, the hardest, get the most."""
     config.num_updates = num_updates
     config.save_every = 1000
+    if "halving" in config:
+        config.halving.last_updates_factor = 2.5
+        config.optim.lr = 5e-4
     return config
 
 
@@ -88,9 +91,9 @@ def main() -> None:
         config = config if args.tiny else longer(config, updates)
         return guided_distill.load(results.train(config, name, seed, above and args.workdir / above))
 
-    teacher = train(digits_teacher, "teacher", 8000)
-    matched = train(digits_stage1, "matched", 2500, "teacher")
-    student = train(digits_stage2, "student", 600, "matched")
+    teacher = train(digits_teacher, "teacher", 3500)
+    matched = train(digits_stage1, "matched", 4500, "teacher")
+    student = train(digits_stage2, "student", 650, "matched")
     measure, steps = Measure(results, teacher, num, seed), sorted(student.trained_steps)
     halves(measure)
     for w in GUIDANCE:
