@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from guided_distill import codecs, data, features, metrics, plugins
+from guided_distill import codecs, data, features, metrics, plugins, shards
 from guided_distill.objectives import Nets
 from guided_distill.schedules import Cosine
 from guided_distill.weighting import make as make_weighting
@@ -88,14 +88,18 @@ def test_training_and_sampling_import_no_tensorflow_or_torch():
 
 @pytest.mark.parametrize("name", plugins.names("data"))
 def test_every_data_set(name):
-    source = data.load(name)
+    try:
+        source = data.load(name)
+    except shards.NotPrepared as error:
+        pytest.skip(str(error))
     part = source[np.array([5, 0, 7])]
     assert part["x"].shape == (3, *source.info.shape) and part["x"].dtype in (np.uint8, np.float32)
     np.testing.assert_array_equal(part["x"][1], source[0]["x"])
     assert source.info.licence
     if source.info.num_classes:
         assert part["label"].dtype == np.int32
-        assert set(np.unique(source.arrays["label"])) == set(range(source.info.num_classes))
+        assert len(source.class_counts()) == source.info.num_classes and source.class_counts().all()
+        assert source.class_counts().sum() == len(source)
     again = data.load(name)
     np.testing.assert_array_equal(again[3]["x"], source[3]["x"])
 

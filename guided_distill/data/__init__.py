@@ -4,27 +4,37 @@ one.
 A source is random access: `source[indices]` gathers a whole batch at once as a dict of arrays with "x" (uint8 images,
 or float32) and the entries of cond ("label" int32). Nothing is decoded on the way; normalising is the codec's work, on
 the device.
+
+A data set that needs files also has `INFO`, `HOW` (what to download, and where it is looked for), `SPLITS` (split ->
+number of examples) and `job(split, downloads, source, ...) -> shards.Job`, for `python -m guided_distill data prepare`;
+its `make` is `prepared`.
 """
 
 import dataclasses
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 import grain
 import numpy as np
 
+from guided_distill import shards
 from guided_distill.errors import UserError
 from guided_distill.plugins import resolve
+
+MEMORY_BYTES = 2**29  # Prepared data up to this size are read whole when opened.
 
 
 @dataclasses.dataclass(frozen=True)
 class Info:
     """What a data set is: `shape` of an example, `num_classes` (0: none), `flip` (mirroring keeps the meaning),
-    `licence`."""
+    `licence`, `homepage`, and a `note` where it is not what its name says."""
 
     shape: tuple[int, ...]
     num_classes: int
     licence: str
     flip: bool = False
+    homepage: str = ""
+    note: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,8 +47,39 @@ class Source:
     def __len__(self) -> int:
         return len(self.arrays["x"])
 
-    def __getitem__(self, index: int | np.ndarray | slice) -> dict[str, np.ndarray]:
+    def __getitem__(self, index: int | np.integer | np.ndarray | slice) -> dict[str, np.ndarray | np.generic]:
         return {name: array[index] for name, array in self.arrays.items()}
+
+    def class_counts(self) -> np.ndarray:
+        """Examples of each class, int [num_classes]."""
+        return np.bincount(self.arrays["label"] if self.info.num_classes else [], minlength=self.info.num_classes)
+
+    def unlabelled(self) -> "Source":
+        """The same without labels."""
+        arrays = {name: array for name, array in self.arrays.items() if name != "label"}
+        return Source(arrays, dataclasses.replace(self.info, num_classes=0))
+
+
+@dataclasses.dataclass(frozen=True)
+class ShardSource(Source):
+    """The same on disk: `arrays` are `Shards`, of which only what is asked for is read."""
+
+    arrays: shards.Shards
+
+    def __len__(self) -> int:
+        return len(self.arrays)
+
+    def __getitem__(self, index: int | np.integer | np.ndarray | slice) -> dict[str, np.ndarray | np.generic]:
+        return self.arrays[index]
+
+    def class_counts(self) -> np.ndarray:
+        """Examples of each class, int [num_classes], from the index."""
+        counts = self.arrays.label_counts()
+        return np.array([counts.get(label, 0) for label in range(self.info.num_classes)], int)
+
+    def unlabelled(self) -> "ShardSource":
+        """The same without labels."""
+        return ShardSource(self.arrays.only("x"), dataclasses.replace(self.info, num_classes=0))
 
 
 def load(name: str, split: str = "train", classes: bool = True, **arguments) -> Source:
@@ -49,10 +90,23 @@ def load(name: str, split: str = "train", classes: bool = True, **arguments) -> 
         source = make(split, **arguments)
     except TypeError as error:
         raise UserError(f"data set {name}: {error}") from error
-    if classes:
-        return source
-    arrays = {key: value for key, value in source.arrays.items() if key != "label"}
-    return Source(arrays, dataclasses.replace(source.info, num_classes=0))
+    return source if classes else source.unlabelled()
+
+
+def downloads(name: str, directory: str | None = None) -> Path:
+    """Where the raw files of a data set are looked for."""
+    return shards.root(directory) / "downloads" / name
+
+
+def prepared(name: str, split: str, info: Info, how: str, directory: str | None = None) -> Source:
+    """A split that `data prepare` made: in memory if it is small, on disk else. Raises `NotPrepared` with the command
+    and `how`, and `UserError` where a shard is damaged."""
+    try:
+        found = shards.Shards(shards.root(directory) / name / split)
+    except shards.NotPrepared as error:
+        raise shards.NotPrepared(f"{error} ({how.format(downloads=downloads(name, directory))})") from error
+    info = dataclasses.replace(info, note=found.origin.get("note", info.note))
+    return Source(found[:], info) if found.nbytes <= MEMORY_BYTES else ShardSource(found, info)
 
 
 def batches(source: Source, batch_size: int, seed: int, start: int = 0) -> Iterator[dict[str, np.ndarray]]:
@@ -63,4 +117,6 @@ def batches(source: Source, batch_size: int, seed: int, start: int = 0) -> Itera
     if len(source) < batch_size:
         raise UserError(f"batch_size {batch_size} is larger than the data set ({len(source)} examples)")
     indices = grain.MapDataset.range(len(source)).seed(seed).shuffle().repeat().batch(batch_size)[start:]
-    return iter(indices.map(lambda index: source[index]).to_iter_dataset(grain.ReadOptions(num_threads=1)))
+    # Two threads gather, a few batches ahead: as many as grain's default would be gigabytes of large images.
+    options = grain.ReadOptions(num_threads=2, prefetch_buffer_size=8)
+    return iter(indices.map(lambda index: source[index]).to_iter_dataset(options))

@@ -1,6 +1,8 @@
 """Seeded pictures of any shape and number of classes, for tests and benchmarks: a soft blob whose place tells the
 class."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from guided_distill.data import Info, Source
@@ -9,7 +11,7 @@ from guided_distill.errors import one_of
 
 def make(
     split: str = "train",
-    shape: tuple[int, int, int] = (16, 16, 3),
+    shape: Sequence[int] = (16, 16, 3),
     num_classes: int = 10,
     num: int = 1024,
     flip: bool = False,
