@@ -1,6 +1,7 @@
 """Seeded, batched, sharded generation from a Denoiser and a codec. Sample k is a function of (seed, k), at any batch
 size."""
 
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -23,22 +24,24 @@ def noise(seed: int, indices: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
 
 class Generator:
     """Runs samplers over batches. `bind(params) -> Denoiser`; weights are an argument of the compiled program, which
-    serves every round."""
+    serves every round. `images_per_second`: of the last call, its first batch left out, which may have had to be
+    compiled; None where there was no second one."""
 
     def __init__(self, bind: Callable[[Any], Denoiser], codec: Codec, clip: bool, mesh: Mesh | None = None):
         self.mesh = parallel.make_mesh() if mesh is None else mesh
-        self._programs: dict[tuple[str, bool], Callable] = {}
+        self._programs: dict[tuple[str, bool, bool], Callable] = {}
         self._bind, self._codec, self._clip = bind, codec, clip
+        self.images_per_second: float | None = None
 
-    def _program(self, sampler: str, encode: bool) -> Callable:
+    def _program(self, sampler: str, encode: bool, clip: bool) -> Callable:
         def run(params, keys, z, cond, logsnrs):
             denoise = self._bind(params)
-            if self._clip and not encode:
+            if clip and not encode:
                 denoise = clipped(denoise)
             end = samplers.sample(keys, denoise, samplers.get(sampler), z, cond, logsnrs)
             return end if encode else self._codec.decode(end)
 
-        return self._programs.setdefault((sampler, encode), jax.jit(run))
+        return self._programs.setdefault((sampler, encode, clip), jax.jit(run))
 
     def __call__(
         self,
@@ -52,12 +55,13 @@ class Generator:
         indices: np.ndarray,
         batch_size: int = 256,
         encode: bool = False,
+        clip: bool | None = None,
     ) -> np.ndarray:
         """z [n, *shape] run along `logsnrs`: decoded images float32 [n, ...], or with `encode` the codes as they
-        end."""
+        end. `clip`: None is the Generator's own."""
         num = len(z)
         size = -(-min(batch_size, num) // self.mesh.size) * self.mesh.size
-        program, out = self._program(sampler, encode), []
+        program, out = self._program(sampler, encode, self._clip if clip is None else clip), []
         for start in range(0, num, size):
             # The last batch is filled up with its own first rows, so that one shape is compiled.
             rows = np.arange(start, start + size) % num if start + size > num else np.arange(start, start + size)
@@ -66,4 +70,10 @@ class Generator:
             )
             z_part, keys = part.pop("z"), streams.keys(seed, "sampler", part.pop("index"))
             out.append(program(params, keys, z_part, part, logsnrs))
-        return np.concatenate([np.asarray(o) for o in out])[:num]
+            if start == 0:
+                out[0].block_until_ready()
+                clock = time.perf_counter()
+        out = [np.asarray(o) for o in out]
+        seconds = time.perf_counter() - clock
+        self.images_per_second = size * (len(out) - 1) / seconds if len(out) > 1 else None
+        return np.concatenate(out)[:num]

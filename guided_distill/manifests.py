@@ -35,6 +35,7 @@ def describe(
         "arguments": keys.take("arguments"),
         "objective": kind,
         "data": data_set,
+        "data_note": info.note,
         "schedule": {"name": schedule["name"], **dataclasses.asdict(schedules.make(**schedule))},
         "codec": codec,
         "shape": list(info.shape),

@@ -139,6 +139,11 @@ class Run:
         return self._bind(self.weights())
 
     @property
+    def images_per_second(self) -> float | None:
+        """Of the last `sample` or `encode`, compilation left out; None where it was a single batch."""
+        return self._generator.images_per_second
+
+    @property
     def trained_steps(self) -> dict[int, int] | None:
         """Steps N -> checkpoint of its student, for a halved chain, as far as it has got; None for a run that takes any
         N."""
@@ -210,12 +215,13 @@ class Run:
         sampler: str | None = None,
         noise: np.ndarray | None = None,
         batch_size: int = 256,
+        clip: bool | None = None,
     ) -> np.ndarray:
         """float32 [num, *shape]: images [h, w, c] in [-1, 1], or points.
 
         None = what the manifest recommends; labels None = all classes in turn; noise [num, *code shape] None = seeded,
-        sample k being a function of (seed, k). `steps` = N of a halved chain takes the round-N weights. Raises
-        `UserError` for what it cannot do.
+        sample k being a function of (seed, k). `steps` = N of a halved chain takes the round-N weights. `clip`: x to
+        [-1, 1] at every step (False: images may end beyond). Raises `UserError` for what it cannot do.
         """
         if self.manifest["objective"] == "encoding":
             raise UserError(f"{self.dir} is an encoder: it goes towards noise, with Run.encode")
@@ -227,7 +233,8 @@ class Run:
         cond, weights, indices = self._cond(num, guidance, labels), self._weights_for(steps), np.arange(num)
         z = self.noise(num, seed) if noise is None else _checked(noise, (num, *self.code_shape), "noise")
         grid = schedules.grid(self.schedule, steps)
-        return self._generator(weights, sampler, z, cond, grid, seed=seed, indices=indices, batch_size=batch_size)
+        shared = {"seed": seed, "indices": indices, "batch_size": batch_size, "clip": clip}
+        return self._generator(weights, sampler, z, cond, grid, **shared)
 
     def default_steps(self) -> int:
         """What the manifest recommends, or the fewest that a chain has got to."""

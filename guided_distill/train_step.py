@@ -75,7 +75,7 @@ def make(of: Ingredients) -> Callable[[TrainState, Mapping[str, Array]], tuple[T
         ema = None if state.ema is None else moving_average(state.ema, params, of.ema_decay, done)
         metrics |= {
             "loss": loss,
-            "grad_norm": optax.global_norm(gradient),
+            "grad_norm": optax.tree.norm(gradient),
             "learning_rate": rate,
             "num_steps": num_steps,
         }

@@ -38,6 +38,13 @@ def test_artefacts_of_a_run(digits):
     assert checkpoint.Checkpoints(run).steps() == [4, 10, 14, 16]  # every round's last, and the newest two
 
 
+def test_clipping_is_the_manifests_unless_told(digits):
+    run = runs.load(digits / "teacher")
+    own, clipped, free = (run.sample(8, 4, 4.0, seed=1, clip=clip) for clip in (None, True, False))
+    np.testing.assert_array_equal(own, clipped)
+    assert np.abs(own).max() <= 1 + 1e-6 and np.abs(free).max() > 1.01
+
+
 def test_sample_is_a_function_of_seed_and_index(digits):
     run = guided_distill.load(digits / "teacher")
     many = run.sample(12, steps=4, seed=3, labels=5, sampler="stochastic")
