@@ -1,18 +1,19 @@
 """What all configs share: a teacher's, a student's and a chain's defaults, and the arguments after the colon.
 
 A config is a delta on these, with the header of a lab book: what it is, the command, hardware and time, the numbers to
-expect. Every key is read by `guided_distill.stages` or the trainer; one that nobody reads is an error.
+expect. "Estimated" hours are counted FLOPs at 35 % of the bfloat16 peak (`python -m experiments.NAME --dry-run`). Every
+key is read by `guided_distill.stages` or the trainer; one that nobody reads is an error.
 
-    seed, batch_size            of training num_updates                 of each round (a teacher and stage one are one
-    round, stage two one a halving) save_every, log_every, sample_every (0: at the end of rounds only), eval_num (0:
-    off): in updates, in samples data, codec, schedule, network: {name, its arguments}; "inherit": as the teacher has it
-    prediction                  x, eps, v or both;  time_input: u, index or logsnr objective                   {name,
-    its arguments, weighting: {name, max_logsnr}} optim                       {name: adam | adamw, lr, warmup (updates),
-    decay: constant | linear | cosine, within each round, clip, ...} ema                         decay of the moving
-    average; 0 is off sampling                    what is recommended to users: {sampler, steps, guidance}; guidance is
-    w, 0 is off halving                     {start_steps (the first teacher's), end_steps, last_updates_factor (for N =
-    2 and 1)} teacher                     its run directory, teacher_unconditional a second one to guide it by ("":
-    none)
+- `seed`, `batch_size`; `num_updates` of each round (a teacher and stage one are one round, stage two one a halving)
+- `save_every`, `log_every`, `sample_every` (0: at the end of rounds only), in updates; `eval_num` samples (0: off)
+- `data`, `codec`, `schedule`, `network`: {name, its arguments}; "inherit": as the teacher has it
+- `prediction`: x, eps, v or both; `time_input`: u, index or logsnr
+- `objective`: {name, its arguments, weighting: {name, max_logsnr}}
+- `optim`: {name: adam | adamw, lr, warmup (updates), decay: constant | linear | cosine, within each round, clip, ...}
+- `ema`: decay of the moving average; 0 is off
+- `sampling`: what is recommended to users, {sampler, steps, guidance}; guidance is w, 0 is off
+- `halving`: {start_steps (the first teacher's), end_steps, last_updates_factor (for N = 2 and 1)}
+- `teacher`: its run directory; `teacher_unconditional`: a second one to guide it by ("": none)
 """
 
 import types
@@ -21,6 +22,9 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from guided_distill.errors import UserError
+
+STAGE1 = {"tiny": False, "w": -1.0}
+STAGE2 = {**STAGE1, "stochastic": False, "unguided": False, "encoding": False}
 
 
 def parse(text: str | None, **defaults) -> types.SimpleNamespace:
@@ -151,6 +155,62 @@ def encoding(config: ConfigDict) -> ConfigDict:
     return config
 
 
+def stage_one(name: str, arg: str, above: types.ModuleType, defaults: dict, w_min_share: float = 0.0):
+    """(config, parsed arguments) of a w-conditioned student of the teacher config `above`, for w in [0, 4], or with the
+    argument w=1 of a single-w student. `w_min_share`: of the draws that are at w = 0, the edge of the range."""
+    a = parse(arg, **defaults)
+    config = student(name, spell(defaults, vars(a)), name_of(above), spell(above.DEFAULTS, vars(a)))
+    matching(config, *((a.w, a.w) if a.w >= 0 else (0.0, 4.0, w_min_share)))
+    return config, a
+
+
+def stage_two(
+    name: str, arg: str, first: types.ModuleType, teacher_module: types.ModuleType, defaults: dict, w_share: float = 0.0
+):
+    """(config, parsed arguments) of the halved student of the stage one config `first`, or with the argument unguided
+    of the teacher's."""
+    a = parse(arg, **defaults)
+    exclusive(arg, "w", "unguided", "encoding")
+    exclusive(arg, "stochastic", "encoding")
+    above = teacher_module if a.unguided else first
+    config = student(name, spell(defaults, vars(a)), name_of(above), spell(above.DEFAULTS, vars(a)))
+    w_range = (0.0, 0.0) if a.unguided else (a.w, a.w) if a.w >= 0 else (0.0, 4.0, w_share)
+    progressive(config, *w_range, stochastic=a.stochastic)
+    if a.encoding:
+        encoding(config)
+    return config, a
+
+
+def name_of(module: types.ModuleType) -> str:
+    """A config module's own name, which its runs bear."""
+    return module.__name__.rpartition(".")[2]
+
+
+def tiny(config: ConfigDict, num_updates: int) -> ConfigDict:
+    """Seconds instead of hours, for any stage: shows that it runs."""
+    config.batch_size, config.num_updates, config.save_every = 16, num_updates, num_updates // 2
+    config.log_every, config.optim.warmup = min(4, num_updates // 2), 0
+    config.ema = min(config.ema, 0.9)
+    if "halving" in config:
+        config.halving.start_steps = 8
+    else:
+        config.sampling.steps = 8
+    return config
+
+
+def tiny_unet(config: ConfigDict) -> ConfigDict:
+    """A teacher's U-Net with as little in it as possible."""
+    config.network = ConfigDict({"name": "unet", "channels": 8, "channel_multipliers": (1,), "num_res_blocks": 1})
+    config.network.attention_resolutions = ()
+    return config
+
+
+def stand_in(config: ConfigDict, shape: tuple[int, int, int]) -> ConfigDict:
+    """`tiny` needs no data: pictures that are made here take its place."""
+    config.data = ConfigDict({"name": "synthetic", "shape": shape, "num_classes": 10})
+    return tiny_unet(config)
+
+
 def chain(name: str, arguments: str, stages: dict[str, ConfigDict]) -> ConfigDict:
     """Stages to be trained in order. `num_updates` and `save_every` override those of every stage when they are set
     (not 0)."""
@@ -167,8 +227,11 @@ def chain(name: str, arguments: str, stages: dict[str, ConfigDict]) -> ConfigDic
 
 
 def chain_of(name: str, arg: str, modules: dict[str, types.ModuleType]) -> ConfigDict:
-    """The chain of config modules, each given those of the last one's arguments that it knows."""
+    """The chain of config modules, each given those of the last one's arguments that it knows. `unguided` leaves stage
+    one out where stage two then starts from the teacher."""
     defaults = list(modules.values())[-1].DEFAULTS
     given = vars(parse(arg, **defaults))
+    if given["unguided"] and "unguided" not in modules["stage1"].DEFAULTS:
+        modules = {stage: module for stage, module in modules.items() if stage != "stage1"}
     stages = {stage: module.get_config(spell(module.DEFAULTS, given)) for stage, module in modules.items()}
     return chain(name, spell(defaults, given), stages)

@@ -11,6 +11,4 @@ from configs import base, digits_stage1, digits_stage2, digits_teacher
 def get_config(arg: str = ""):
     """The chain."""
     stages = {"teacher": digits_teacher, "stage1": digits_stage1, "stage2": digits_stage2}
-    if "unguided" in (arg or "").split(","):
-        del stages["stage1"]  # Plain progressive distillation starts from the teacher.
     return base.chain_of("digits_chain", arg, stages)

@@ -8,22 +8,15 @@ A fifth of the draws is at w = 0, the edge of the range and otherwise the studen
 
 from configs import base, digits_teacher
 
-DEFAULTS = {"tiny": False, "w": -1.0}
+DEFAULTS = base.STAGE1
 
 
 def get_config(arg: str = ""):
     """The digits' w-conditioned student."""
-    a = base.parse(arg, **DEFAULTS)
-    given = vars(a)
-    above = base.spell(digits_teacher.DEFAULTS, given)
-    config = base.student("digits_stage1", base.spell(DEFAULTS, given), "digits_teacher", above)
-    base.matching(config, *((a.w, a.w) if a.w >= 0 else (0.0, 4.0, 0.2)))
+    config, a = base.stage_one("digits_stage1", arg, digits_teacher, DEFAULTS, w_min_share=0.2)
     config.network.guidance_multiplier = 10.0  # w changes the picture slowly; the paper's 1000 needs longer training.
     config.batch_size = 64
     config.num_updates = 300
     config.optim.lr, config.optim.warmup, config.optim.decay = 5e-4, 50, "cosine"
     config.ema = 0.99
-    if a.tiny:
-        config.batch_size, config.num_updates, config.save_every, config.log_every = 16, 8, 4, 4
-        config.sampling.steps = 8
-    return config
+    return base.tiny(config, 8) if a.tiny else config

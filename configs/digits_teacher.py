@@ -31,8 +31,4 @@ def get_config(arg: str = ""):
     config.save_every = 1000
     config.optim.lr, config.optim.warmup, config.optim.decay = 1e-3, 100, "cosine"
     config.ema = 0.998
-    if a.tiny:
-        config.network.channels, config.network.num_res_blocks, config.network.channel_multipliers = 8, 1, (1,)
-        config.network.attention_resolutions, config.sampling.steps = (), 8
-        config.batch_size, config.num_updates, config.save_every, config.log_every = 16, 12, 6, 4
-    return config
+    return base.tiny(base.tiny_unet(config), 12) if a.tiny else config

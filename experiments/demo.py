@@ -11,7 +11,7 @@ import sys
 
 import guided_distill
 from configs import digits_chain
-from experiments import digits
+from experiments.measure import Measure, sheet
 from experiments.results import Results, arguments
 from guided_distill import launch
 
@@ -30,7 +30,7 @@ def main() -> None:
         stage["seed"] = args.seed
     launch.train(config, str(args.workdir))
     teacher, student = (guided_distill.load(args.workdir / name) for name in ("teacher", "stage2"))
-    measure = digits.Measure(results, teacher, num, args.seed, TEACHER_STEPS)
+    measure = Measure(results, teacher, num, args.seed, TEACHER_STEPS)
     measure.row("teacher", teacher, "ddim", TEACHER_STEPS, GUIDANCE, 2 * TEACHER_STEPS)
     for n in (4, 1):
         measure.row("student", student, "ddim", n, GUIDANCE, n)
@@ -38,7 +38,7 @@ def main() -> None:
     rows = {f"teacher, {2 * TEACHER_STEPS} evaluations": (teacher, TEACHER_STEPS)}
     rows |= {f"student, {n}": (student, n) for n in (4, 2, 1)}
     rows |= {f"DDIM on the teacher, {2 * n}": (teacher, n) for n in (4, 1)}
-    digits.sheet(args.workdir / "sheet.png", rows, GUIDANCE, args.seed)
+    sheet(args.workdir / "sheet.png", rows, GUIDANCE, args.seed)
     print(
         measure.results.table(
             ("method", "steps", "evaluations", "guidance", "frechet_distance", "recall", "paired_distance")

@@ -80,11 +80,15 @@ class Results:
         write_json(self._hardware, known)
 
 
-def arguments(description: str) -> argparse.ArgumentParser:
-    """--workdir, --seed and --tiny, which every experiment has."""
+def arguments(description: str, workdir: Path | None = None) -> argparse.ArgumentParser:
+    """--workdir (required where there is no default), --seed and --tiny, which every experiment has."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--workdir", type=Path, required=True, help="where runs and results.json go; run again to go on"
+        "--workdir",
+        type=Path,
+        required=workdir is None,
+        default=workdir,
+        help="where runs and results.json go; run again to go on" + (f" (default {workdir})" if workdir else ""),
     )
     parser.add_argument("--seed", type=int, default=0, help="of training and of the noise (default 0)")
     parser.add_argument("--tiny", action="store_true", help="seconds instead of minutes: shows that everything runs")

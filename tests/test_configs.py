@@ -1,5 +1,6 @@
 """Every config builds abstractly; what is wrong in one is found before anything is written, and told in one line."""
 
+import importlib
 import json
 import shutil
 import subprocess
@@ -28,7 +29,9 @@ FILES = sorted(p for p in (ROOT / "configs").glob("*.py") if p.stem not in ("__i
 @pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
 def test_has_a_lab_book_header_with_its_command(path):
     header = path.read_text().split('"""')[1]
-    assert f"python main.py --config=configs/{path.name}" in header and ("minute" in header or "second" in header)
+    assert f"python main.py --config=configs/{path.name}" in header and any(
+        unit in header for unit in ("second", "minute", "hours, estimated")
+    )
 
 
 def build(config, teacher=None):
@@ -67,6 +70,42 @@ def test_builds_abstractly(case, digits):
 def test_builds_abstractly_mixture(case, mixture):
     module, arguments, teacher = MIXTURE_CASES[case]
     check_abstract(build(module.get_config(arguments), teacher and mixture / teacher), case)
+
+
+IMAGES = {"cifar10": (32, 32, 3), "imagenet64": (64, 64, 3), "fashion_mnist": (32, 32, 1)}
+IMAGE_CASES = [
+    *((name, stage, "") for name in IMAGES for stage in ("teacher", "stage1", "stage2")),
+    *((name, "stage2", arg) for name in IMAGES for arg in ("stochastic", "unguided", "encoding")),
+    *(("fashion_mnist", stage, "cpu") for stage in ("teacher", "stage1", "stage2")),
+]
+
+
+@pytest.mark.parametrize("name, stage, argument", IMAGE_CASES, ids=lambda part: part or "-")
+def test_builds_abstractly_images(name, stage, argument, digits):
+    """The paper's settings, with stand-in pictures of the real shape, and students of a teacher that is at hand."""
+    config = importlib.import_module(f"configs.{name}_{stage}").get_config(argument)
+    above = None
+    if stage == "teacher":
+        shape = (16, 16, 1) if argument == "cpu" else IMAGES[name]
+        config.data = {"name": "synthetic", "shape": shape, "num_classes": 10, "num": 8}
+    else:
+        above = digits / ("teacher" if stage == "stage1" or argument == "unguided" else "stage1")
+    case = {"teacher": "digits_teacher"}.get(stage, f"digits_{stage}:{argument}")
+    check_abstract(build(config, above), case)
+
+
+@pytest.mark.parametrize("name, million", [("cifar10", 60.0), ("imagenet64", 295.9)])
+def test_the_papers_networks_have_the_papers_size(name, million):
+    config = importlib.import_module(f"configs.{name}_teacher").get_config()
+    config.data = {"name": "synthetic", "shape": IMAGES[name], "num_classes": 10, "num": 8}
+    weights = runs.abstract_weights(build(config).manifest)
+    assert abs(sum(leaf.size for leaf in jax.tree.leaves(weights)) / 1e6 / million - 1) < 0.01
+
+
+@pytest.mark.parametrize("name", IMAGES)
+def test_tiny_needs_no_data(name):
+    stages_of = importlib.import_module(f"configs.{name}_chain").get_config("tiny").stages
+    assert stages_of.teacher.data.name == "synthetic" and build(stages_of.teacher).source.info.shape[:2] == (16, 16)
 
 
 def check_abstract(stage, case):

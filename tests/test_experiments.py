@@ -58,6 +58,7 @@ def test_digits_and_demo(tmp_path, monkeypatch, capsys):
     assert {row["method"] for row in rows} == {
         "half of the data",
         "teacher",
+        digits.END_ONLY,
         "matched",
         "student",
         "DDIM on the teacher",

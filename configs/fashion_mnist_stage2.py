@@ -1,0 +1,24 @@
+"""Stage two on Fashion-MNIST: the student of stage one halved to 1 step. All settings are our own.
+
+    python main.py --config=configs/fashion_mnist_stage2.py         (about 0.5 A100 hours, estimated)
+    python main.py --config=configs/fashion_mnist_stage2.py:cpu     (2 CPU cores, about 4 minutes)
+
+Arguments: tiny, cpu (16 x 16, from 32 steps), w=1 (from the single-w student), stochastic, unguided (plain progressive
+distillation of the teacher), encoding (towards noise, w = 0).
+"""
+
+from configs import base, fashion_mnist_stage1, fashion_mnist_teacher
+
+DEFAULTS = {**fashion_mnist_teacher.DEFAULTS, **base.STAGE2}
+
+
+def get_config(arg: str = ""):
+    """Fashion-MNIST's halved student."""
+    config, a = base.stage_two(
+        "fashion_mnist_stage2", arg, fashion_mnist_stage1, fashion_mnist_teacher, DEFAULTS, w_share=0.2
+    )
+    config.batch_size = 64 if a.cpu else 128
+    config.num_updates, config.save_every = (100, 500) if a.cpu else (10_000, 5_000)
+    config.halving.start_steps, config.halving.last_updates_factor = 32 if a.cpu else 256, 2.0
+    config.optim.lr = 3e-4 if a.cpu else 1e-4
+    return base.tiny(config, 4) if a.tiny else config

@@ -1,0 +1,235 @@
+"""The paper's tables for one data set: what is trained, which rows are measured, what it costs.
+
+A table is planned before anything runs, so `--dry-run` prints exactly what a run would do. Rows that stand in
+results.json are skipped, trainings go on where they stopped, and the report is written at the end (and anew each time).
+"""
+
+import argparse
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+from rich.console import Console
+from rich.table import Table as Printed
+
+import guided_distill
+from experiments.measure import Measure, sheet
+from experiments.results import Results, arguments
+from guided_distill import data, flops, launch, report, rounds
+from guided_distill.errors import one_of
+from guided_distill.plugins import resolve
+
+PARTS = ("core", "stochastic", "single_w", "unguided")
+# Dense bfloat16 peaks in FLOP/s, as their makers publish them; what of it a U-Net gets is an assumption.
+ACCELERATORS = {"A100": 312e12, "H100": 989e12, "TPU v4": 275e12, "TPU v5e": 197e12, "TPU v5p": 459e12}
+UTILISATION = 0.35
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """`guidance`, `steps`: the table's axes; `single_w`: the strengths that get a student of their own; `num` samples a
+    row, against `num_reference` images (None: all); `published`: {(method, steps, w): (number, source)}, only what was
+    found in print."""
+
+    name: str
+    title: str
+    teacher: ModuleType
+    stage1: ModuleType
+    stage2: ModuleType
+    guidance: tuple[float, ...] = (0.0, 0.3, 1.0, 2.0, 4.0)
+    steps: tuple[int, ...] = (1, 2, 4, 8, 16)
+    single_w: tuple[float, ...] = (0.3, 1.0)
+    num: int = 50_000
+    num_reference: int | None = None
+    published: Mapping[tuple[str, int, float], tuple[str, str]] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """A run to be trained from `above`; `forwards`: network evaluations' worth of work for one example (a backward pass
+    is two)."""
+
+    part: str
+    name: str
+    config: ConfigDict
+    above: str | None
+    forwards: int
+
+    @property
+    def examples(self) -> int:
+        """Seen in all rounds."""
+        if "halving" not in self.config:
+            return self.config.num_updates * self.config.batch_size
+        halving, stochastic = self.config.halving, self.config.objective.get("stochastic", False)
+        last = round(self.config.num_updates * halving.last_updates_factor)
+        plan = rounds.halving(halving.start_steps, halving.end_steps, self.config.num_updates, last, stochastic)
+        return plan.total * self.config.batch_size
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """A row of the table: a run under a sampler."""
+
+    part: str
+    method: str
+    run: str
+    sampler: str
+    steps: int
+    guidance: float
+    evaluations: int
+
+
+def trainings(table: Table, argument: str) -> list[Training]:
+    """All runs of a table, each after the one that it starts from. `argument`: "", "tiny" or "cpu"."""
+
+    def config(module: ModuleType, extra: str = "") -> ConfigDict:
+        return module.get_config(",".join(filter(None, (argument, extra))))
+
+    planned = [
+        Training("core", "teacher", config(table.teacher), None, 3),
+        Training("core", "matched", config(table.stage1), "teacher", 5),
+        Training("core", "student", config(table.stage2), "matched", 5),
+        Training("stochastic", "stochastic", config(table.stage2, "stochastic"), "matched", 5),
+    ]
+    for w in table.single_w:
+        extra, name = f"w={w:g}", f"single_w{w:g}"
+        planned += [
+            Training("single_w", f"matched_{name}", config(table.stage1, extra), "teacher", 5),
+            Training("single_w", name, config(table.stage2, extra), f"matched_{name}", 5),
+        ]
+    return [*planned, Training("unguided", "unguided", config(table.stage2, "unguided"), "teacher", 5)]
+
+
+def rows(table: Table, planned: list[Training]) -> list[Row]:
+    """All rows of a table, for the steps that its chains are trained for."""
+    of = {training.name: training.config for training in planned}
+    many = of["teacher"].sampling.steps
+    steps = [n for n in table.steps if n < of["student"].halving.start_steps]
+    out = []
+    for w in table.guidance:
+        out.append(Row("core", "teacher", "teacher", "ddim", many, w, 2 * many))
+        out.append(Row("core", "matched", "matched", "ddim", many, w, many))
+        for n in steps:
+            out += [
+                Row("core", "student", "student", "ddim", n, w, n),
+                Row("core", "DDIM on the teacher", "teacher", "ddim", n, w, 2 * n),
+                Row("core", "DPM-Solver++ on the teacher", "teacher", "dpmpp_2m", n, w, 2 * n),
+                Row("stochastic", "stochastic student", "stochastic", "stochastic", n, w, n),
+            ]
+    for w in table.single_w:
+        out += [Row("single_w", "single-w student", f"single_w{w:g}", "ddim", n, w, n) for n in steps]
+    return out + [Row("unguided", "unguided student", "unguided", "ddim", n, 0.0, n) for n in steps]
+
+
+def forward_flops(config: ConfigDict) -> float:
+    """Of one evaluation of a teacher's network for one example, counted; the data need not be there."""
+    arguments, source = dict(config.network), dict(config.data)
+    info = getattr(resolve("data", source["name"]), "INFO", None) or data.load(**source).info
+    size, channels = source.get("size", info.shape[0]), info.shape[-1]
+    module = resolve("models", arguments.pop("name"))
+    preset = module.PRESETS[arguments.pop("preset")] if "preset" in arguments else {}
+    network = module.Network(out_channels=channels, num_classes=info.num_classes, **preset, **arguments)
+    inputs = (jnp.zeros((1, size, size, channels)), jnp.zeros((1,)), {"label": jnp.zeros((1,), jnp.int32)})
+    params = jax.eval_shape(network.init, jax.random.key(0), *inputs)
+    return flops.count(network.apply, params, *inputs)
+
+
+def dry_run(table: Table, planned: list[Training], measured: list[Row], num: int) -> None:
+    """Prints trainings and rows with their evaluations, FLOPs and estimated hours."""
+    forward = forward_flops(planned[0].config)
+    console = Console(width=None if Console().is_terminal else 120)
+    grouped: dict[tuple, list[float]] = {}
+    for row in measured:
+        grouped.setdefault((row.method, row.sampler, row.steps, row.evaluations), []).append(row.guidance)
+    title = f"{table.title}: {len(measured)} rows of {num:,} samples"
+    shown = Printed("method", "sampler", "steps", "evaluations", "PFLOP a row", "w", title=title, title_justify="left")
+    for (*cells, evaluations), strengths in grouped.items():
+        cost, w = num * evaluations * forward / 1e15, ", ".join(f"{w:g}" for w in strengths)
+        shown.add_row(*map(str, cells), f"{evaluations:,}", f"{cost:,.3g}", w)
+    console.print(shown)
+    title = f"Hours on one chip, estimated: {UTILISATION:.0%} of the bfloat16 peak, metrics not counted"
+    hours = Printed("", "PFLOP", *ACCELERATORS, title=title, title_justify="left")
+    costs = {f"train {training.name}": training.examples * training.forwards * forward for training in planned}
+    costs["sample all rows"] = sum(num * row.evaluations * forward for row in measured)
+    for name, cost in {**costs, "all": sum(costs.values())}.items():
+        times = (cost / (peak * UTILISATION) / 3600 for peak in ACCELERATORS.values())
+        hours.add_row(name, *(f"{n:,.0f}" if n >= 10 else f"{n:.2g}" for n in (cost / 1e15, *times)))
+    console.print(hours)
+    console.print(f"One evaluation of the network for one example: {forward / 1e9:.4g} GFLOP, counted.")
+
+
+def measure(table: Table, results: Results, loaded: dict, planned: list[Row], args: argparse.Namespace) -> None:
+    """Computes the rows that do not stand yet."""
+    many = next(row.steps for row in planned if row.method == "teacher")
+    m = Measure(results, loaded["teacher"], args.num, args.seed, many, args.features, args.num_reference)
+    m.floor()
+    for row in planned:
+        number = table.published.get((row.method, row.steps, row.guidance))
+        more = {"published": number[0], "published_source": number[1]} if number and not args.tiny else {}
+        m.row(row.method, loaded[row.run], row.sampler, row.steps, row.guidance, row.evaluations, **more)
+
+
+def sheets(workdir: Path, table: Table, loaded: dict, seed: int) -> None:
+    """DIR/sheet_w*.png: teacher, stage one and students from the same noise."""
+    teacher, student = loaded["teacher"], loaded["student"]
+    many = teacher.default_steps()
+    for w in table.guidance:
+        lines = {f"teacher {many} x 2": (teacher, many), f"stage one {many}": (loaded["matched"], many)}
+        lines |= {f"student {n}": (student, n) for n in sorted(student.trained_steps, reverse=True) if n <= 8}
+        lines |= {f"DDIM {n} x 2": (teacher, n) for n in (4, 1)}
+        sheet(workdir / f"sheet_w{w:g}.png", lines, w, seed)
+
+
+def main(table: Table, description: str, features: str = "efficientnet_lite0", cpu: Table | None = None) -> None:
+    """An experiment's command line. `cpu`: the smaller table of `--cpu`, where a data set has one."""
+    parser = arguments(description, Path("runs") / "tables" / table.name)
+    parser.add_argument("--num", type=int, help=f"samples a row (default {table.num:,})")
+    parser.add_argument("--num_reference", type=int, help="images to measure against (default: as the table says)")
+    parser.add_argument("--features", default=features, help=f"feature function (default {features})")
+    parser.add_argument("--only", help=f"parts, comma-separated, of {','.join(PARTS)} (default: all)")
+    parser.add_argument("--dry-run", action="store_true", help="print rows, evaluations and estimated hours, and stop")
+    if cpu:
+        parser.add_argument("--cpu", action="store_true", help="the small version, for two CPU cores")
+    args = parser.parse_args()
+    argument = "tiny" if args.tiny else ""
+    if cpu and args.cpu and not args.tiny:
+        table, argument = cpu, "cpu"
+    if args.tiny:
+        table = dataclasses.replace(
+            table, guidance=(0.0, 1.0), steps=(1, 2, 4), single_w=(1.0,), num=64, num_reference=None
+        )
+        args.features = "pixels"
+    parts = args.only.split(",") if args.only else PARTS
+    for part in parts:
+        one_of("part", part, PARTS)
+    args.num, args.num_reference = args.num or table.num, args.num_reference or table.num_reference
+    run(table, args, argument, parts)
+
+
+def run(table: Table, args: argparse.Namespace, argument: str, parts: tuple[str, ...]) -> None:
+    """Plans; then prints the plan, or trains, measures, draws and reports."""
+    needed = {"core", *parts}  # The other chains start from the core's.
+    planned = [training for training in trainings(table, argument) if training.part in needed]
+    measured = [row for row in rows(table, planned) if row.part in needed]
+    if args.dry_run:
+        return dry_run(table, planned, measured, args.num)
+    launch.prepare_process()
+    settings = {name: getattr(args, name) for name in ("num", "num_reference", "seed", "features")}
+    results = Results(args.workdir, **settings, argument=argument)
+    loaded = {}
+    for training in planned:
+        above = training.above and args.workdir / training.above
+        loaded[training.name] = guided_distill.load(results.train(training.config, training.name, args.seed, above))
+    measure(table, results, loaded, measured, args)
+    sheets(args.workdir, table, loaded, args.seed)
+    notes = []
+    if args.tiny:
+        notes.append(
+            f"Made with --tiny: synthetic stand-in pictures instead of {table.name}, networks trained for seconds. "
+            "It shows that everything runs; its numbers say nothing about the method."
+        )
+    print(f"-> {report.of_experiment(args.workdir, table.title, notes, features=args.features)}")

@@ -1,0 +1,107 @@
+"""The paper's tables: planned as the paper has them, run at --tiny from nothing to a report, killed once on the way."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from configs import cifar10_stage1, cifar10_stage2
+from experiments import cifar10, fashion_mnist, imagenet64, tables
+from guided_distill.errors import UserError
+
+ROOT = Path(__file__).parents[1]
+MODULES = {module.TABLE.name: module for module in (cifar10, fashion_mnist, imagenet64)}
+
+
+def plan(table, argument=""):
+    planned = tables.trainings(table, argument)
+    return planned, tables.rows(table, planned)
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_the_plan_is_the_papers_table(name):
+    table = MODULES[name].TABLE
+    planned, rows = plan(table)
+    of = {}
+    for row in rows:
+        of.setdefault(row.method, []).append(row)
+    students = {(row.steps, row.guidance) for row in of["student"]}
+    assert students == {(n, w) for n in (1, 2, 4, 8, 16) for w in (0.0, 0.3, 1.0, 2.0, 4.0)}
+    assert students == {(row.steps, row.guidance) for row in of["stochastic student"]}
+    assert {row.sampler for row in of["stochastic student"]} == {"stochastic"}
+    many = planned[0].config.sampling.steps
+    assert {row.evaluations for row in of["teacher"]} == {2 * many} and {row.steps for row in of["teacher"]} == {many}
+    assert all(
+        row.evaluations == (1 if "student" in row.method or row.method == "matched" else 2) * row.steps for row in rows
+    )
+    assert {row.guidance for row in of["unguided student"]} == {0.0}
+    assert len({(row.method, row.sampler, row.steps, row.guidance) for row in rows}) == len(rows)
+    trained = [training.name for training in planned]
+    assert all(training.above is None or training.above in trained[:k] for k, training in enumerate(planned))
+    assert {row.run for row in rows} <= set(trained)
+    measured = {(row.method, row.steps, row.guidance) for row in rows}
+    assert set(table.published) <= measured
+
+
+def test_examples_are_those_of_all_rounds():
+    planned = {training.name: training for training in tables.trainings(cifar10.TABLE, "")}
+    assert planned["matched"].examples == 50_000 * 128
+    # 1024 -> 512 ... 4 are eight rounds of 50,000; 2 and 1 take twice as many.
+    assert planned["student"].examples == (8 + 4) * 50_000 * 128
+    # Stochastic: N = 1024 ... 4 are nine, N = 2 takes twice as many, and there is no round of N = 1.
+    assert planned["stochastic"].examples == (9 + 2) * 50_000 * 128
+    assert planned["student"].config.teacher == cifar10_stage2.get_config().teacher
+    assert planned["matched_single_w1"].config.arguments == cifar10_stage1.get_config("w=1").arguments
+
+
+@pytest.mark.parametrize("name, giga", [("imagenet64", 219), ("cifar10", 36)])
+def test_flops_of_the_papers_networks(name, giga):
+    """219 GFLOP is the figure that others count for a network of this size at 64 x 64."""
+    table = MODULES[name].TABLE
+    counted = tables.forward_flops(table.teacher.get_config()) / 1e9
+    assert abs(counted / giga - 1) < 0.02
+
+
+def command(name, workdir, *more):
+    return [sys.executable, "-m", f"experiments.{name}", f"--workdir={workdir}", "--tiny", *more]
+
+
+def test_a_dry_run_prints_the_plan_and_writes_nothing(tmp_path):
+    done = subprocess.run(
+        [*command("cifar10", tmp_path / "x"), "--dry-run"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    for part in ("DPM-Solver++ on the teacher", "A100", "TPU v5e", "train stochastic", "GFLOP, counted"):
+        assert part in done.stdout
+    assert not (tmp_path / "x").exists()
+
+
+def test_an_unknown_part_is_named(monkeypatch, tmp_path):
+    monkeypatch.setattr(sys, "argv", ["x", f"--workdir={tmp_path}", "--tiny", "--only=stocastic"])
+    with pytest.raises(UserError, match=r"stocastic.*valid: core, stochastic, single_w, unguided"):
+        cifar10.main()
+
+
+@pytest.mark.slow
+def test_tiny_from_an_empty_folder_to_a_report_killed_once(tmp_path):
+    """No data is downloaded: stand-ins, and the report says so."""
+    process = subprocess.Popen(command("cifar10", tmp_path), cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    for line in process.stdout:
+        if "method=matched" in line:  # In the middle of the rows: all is trained, some of it is measured.
+            process.kill()
+            break
+    process.wait()
+    assert not (tmp_path / "report.html").exists()
+    stood = json.loads((tmp_path / "results.json").read_text())
+    (tmp_path / "student/checkpoints/28.sha256.json").unlink()  # As if it had been killed before its last save.
+    done = subprocess.run(command("cifar10", tmp_path), cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "student: update 24 of" in done.stdout and "teacher: update 12 of 12" in done.stdout
+    rows = json.loads((tmp_path / "results.json").read_text())
+    keys = [(row["method"], row["sampler"], row["steps"], row["guidance"]) for row in rows]
+    assert rows[: len(stood)] == stood and len(set(keys)) == len(keys)
+    _, measured = plan(cifar10.TABLE, "tiny")
+    assert {row["method"] for row in rows} == {row.method for row in measured} | {"half of the data"}
+    page = (tmp_path / "report.html").read_text()
+    assert "stand-in" in page and (tmp_path / "sheet_w1.png").exists()
