@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from guided_distill import codecs, data, features, metrics, plugins, shards
+from guided_distill.errors import UserError
 from guided_distill.objectives import Nets
 from guided_distill.schedules import Cosine
 from guided_distill.weighting import make as make_weighting
@@ -124,7 +125,11 @@ def test_every_metric(name):
 @pytest.mark.parametrize("name", plugins.names("features"))
 def test_every_feature_function(name):
     module = plugins.resolve("features", name)
-    out = module.make()(np.zeros((3, 8, 8, 1), np.float32))
+    try:
+        make = module.make()
+    except UserError as error:  # A package with its weights, which is not installed everywhere.
+        pytest.skip(str(error))
+    out = make(np.zeros((3, 8, 8, 1), np.float32))
     assert module.NAME and out.shape[0] == 3 and out.ndim == 2 and out.dtype == np.float64
     assert features.Features
 

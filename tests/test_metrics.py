@@ -1,6 +1,7 @@
 """The metrics against closed forms: sets whose statistics, neighbours and distances are known beforehand."""
 
 import importlib
+import itertools
 import math
 
 import numpy as np
@@ -11,9 +12,9 @@ from sklearn.datasets import load_digits
 from guided_distill import metrics
 from guided_distill.errors import UserError
 from guided_distill.features import pixels
-from guided_distill.metrics import FeatureSet, class_variance, energy, frechet, paired, precision_recall
+from guided_distill.metrics import FeatureSet, class_variance, energy, frechet, kernel, paired, precision_recall
 
-NAMES = ("frechet", "precision_recall", "class_variance", "paired", "energy")
+NAMES = ("frechet", "kernel", "precision_recall", "class_variance", "paired", "energy")
 
 
 def features(array, labels=None):
@@ -190,6 +191,84 @@ def test_energy_distance_by_hand():
     np.testing.assert_allclose(energy.compute(*given)["energy_distance"], 2 * 3 - 2 - 2, rtol=1e-12)
 
 
+def naive_squared_mmd(x, y):
+    """The unbiased estimate by its definition: a loop over pairs."""
+
+    def k(a, b):
+        return (sum(p * q for p, q in zip(a, b, strict=True)) / len(a) + 1) ** 3
+
+    def within(z):
+        return np.mean([k(a, b) for i, a in enumerate(z) for j, b in enumerate(z) if i != j])
+
+    return within(x) + within(y) - 2 * np.mean([k(a, b) for a in x for b in y])
+
+
+def test_squared_mmd_by_its_definition(rng):
+    x, y = rng.standard_normal((7, 3)), 1 + rng.standard_normal((5, 3))
+    np.testing.assert_allclose(kernel.squared_mmd(x, y), naive_squared_mmd(x, y), rtol=1e-12)
+
+
+def test_squared_mmd_by_hand():
+    # One dimension: k(0, 0) = k(0, 1) = 1, k(1, 1) = 8, so 1 + 8 - 2.
+    np.testing.assert_allclose(kernel.squared_mmd(np.zeros((3, 1)), np.ones((2, 1))), 7, rtol=1e-12)
+
+
+def test_kernel_distance_of_all_pairs_of_subsets_is_that_of_the_sets(rng):
+    # Four samples each, two a subset: 36 pairs of subsets, whose mean the random ones approach.
+    x, y = rng.standard_normal((4, 2)), 1 + rng.standard_normal((4, 2))
+    pairs = list(itertools.combinations(range(4), 2))
+    every = [naive_squared_mmd(x[list(a)], y[list(b)]) for a in pairs for b in pairs]
+    np.testing.assert_allclose(np.mean(every), naive_squared_mmd(x, y), rtol=1e-12)
+    found = kernel.compute(features(x), features(y), subsets=2000)["kernel_distance"]
+    assert abs(found - np.mean(every)) < 4 * np.std(every) / math.sqrt(2000)
+
+
+def kernel_distances(rng, shift, n=60, m=60, repeats=100):
+    """(distances, errors) between n normal samples and m shifted ones, of many draws."""
+    draws = ((rng.standard_normal((n, 3)), shift + rng.standard_normal((m, 3))) for _ in range(repeats))
+    values = [kernel.compute(features(x), features(y), subsets=25) for x, y in draws]
+    return tuple(np.array([v[key] for v in values]) for key in ("kernel_distance", "kernel_distance_error"))
+
+
+def normal_squared_mmd(shift):
+    """Of N(0, I) and N(s, I) in three dimensions, s = (shift, shift, shift): with u = (s·s) / 3 and k = (1 + X·Y / 3)³,
+    E k = 1 + 3 E (X·Y / 3)² + 3 E X·Y / 3 + E (X·Y / 3)³."""
+    s2 = 3 * shift**2
+
+    def mean(a, b, ab):  # |mean of X|², |mean of Y|², their product; X and Y independent, of unit covariance.
+        first, second = ab / 3, (ab**2 + a + b + 3) / 9
+        third = (ab**3 + 3 * ab * (a + b + 3) + 6 * ab) / 27
+        return 1 + 3 * first + 3 * second + third
+
+    return mean(0, 0, 0) + mean(s2, s2, s2) - 2 * mean(0, s2, 0)
+
+
+@pytest.mark.parametrize("n, m", [(60, 60), (40, 90)])
+def test_kernel_distance_is_unbiased_and_its_error_is_the_scatter_of_draws(rng, n, m):
+    found, errors = kernel_distances(rng, 0.7, n, m)
+    expected = normal_squared_mmd(0.7)
+    assert abs(found.mean() - expected) < 4 * found.std() / math.sqrt(len(found)) < 0.2 * expected
+    # Exact to first order for sets of one size; otherwise the larger set counts as if it were as small as the other.
+    assert 0.8 < errors.mean() / found.std() < (1.25 if n == m else 2)
+
+
+def test_kernel_distance_is_about_zero_where_distributions_are_equal(rng):
+    found, errors = kernel_distances(rng, 0.0)
+    assert found.min() < 0 < found.max()
+    assert abs(found.mean()) < 4 * found.std() / math.sqrt(len(found))
+    # Only the second order is left there: subsets of a half scatter √3 times as much as the draws.
+    assert 1.2 < errors.mean() / found.std() < 2.4
+
+
+def test_kernel_distance_grows_with_a_shift_and_not_with_the_order_of_samples(rng, digits):
+    x, y = digits[:300], digits[300:600]
+    values = [kernel.compute(features(x), features(y + shift)) for shift in (0.0, 0.1, 0.2)]
+    assert values[0]["kernel_distance"] < values[1]["kernel_distance"] < values[2]["kernel_distance"]
+    shuffled = kernel.compute(features(rng.permutation(x)), features(rng.permutation(y) + 0.1))
+    difference = abs(shuffled["kernel_distance"] - values[1]["kernel_distance"])
+    assert 0 < difference < 6 * values[1]["kernel_distance_error"] / math.sqrt(kernel.SUBSETS)
+
+
 def test_distances_do_not_depend_on_the_blocks(rng, monkeypatch):
     a, b = 1e3 + rng.standard_normal((23, 5)), 1e3 + rng.standard_normal((11, 5))
     expected = np.linalg.norm(a[:, None] - b, axis=-1)
@@ -249,6 +328,7 @@ def test_bad_features_are_refused_in_one_line(name, bad, message):
         (frechet, features(GOOD), features(GOOD[:1]), "too few real samples: 1;"),
         (energy, features(GOOD[:1]), features(GOOD), "at least 2"),
         (precision_recall, features(GOOD[:3]), features(GOOD), "at least 4"),
+        (kernel, features(GOOD), features(GOOD[:3]), "at least 4"),
         (paired, features(GOOD[:7]), features(GOOD), "7 fake samples and 8 real"),
         (class_variance, features(GOOD, LABELS), features(GOOD), "needs labels; the real set has none"),
         (

@@ -2,13 +2,20 @@
 
     python -m guided_distill evaluate runs/digits_stage2 --steps=1,4 --guidance=0,1,4 --num=1000
     --teacher=runs/digits_teacher
+    python -m guided_distill evaluate runs/fashion_mnist_stage2 --features=efficientnet_lite0 --num=2000
+    --num_reference=2000
+    python -m guided_distill evaluate runs/fashion_mnist_stage2 --features=squeezenet --weights=squeezenet_weights.pkl
 
 Prints a table and writes JSON. With --teacher its samples from the same noise are the partners of the paired distance.
+The floor is what images of the data score. Numbers compare at equal numbers of samples only. Features of a reference by
+a network are kept in ~/.cache/guided_distill.
 """
 
 import argparse
 import itertools
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from rich.console import Console
@@ -18,9 +25,10 @@ import guided_distill
 from guided_distill import data, evaluate
 from guided_distill.cli import numbers
 from guided_distill.errors import UserError
+from guided_distill.features import Features
 from guided_distill.files import write_json
 from guided_distill.metrics import FeatureSet
-from guided_distill.plugins import resolve
+from guided_distill.plugins import names, resolve
 from guided_distill.runs import Run
 
 
@@ -33,8 +41,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--guidance", help="w, comma-separated (default: the recommended)")
     parser.add_argument("--samplers", help="comma-separated (default: the run's own)")
     parser.add_argument("--split", default="train", help="of the run's data set, to measure against (default train)")
-    parser.add_argument("--features", default="pixels", help="feature function (default pixels)")
-    parser.add_argument("--metrics", default=",".join(evaluate.AGAINST_DATA), help="comma-separated")
+    parser.add_argument(
+        "--num_reference", type=int, help="images of the split, drawn without replacement (default: all)"
+    )
+    parser.add_argument("--features", default="pixels", help=f"{', '.join(names('features'))} (default pixels)")
+    parser.add_argument("--weights", help="file of the feature network's weights (default: in the installed package)")
+    default = f"default {','.join(evaluate.AGAINST_DATA)}; of a network kernel before them"
+    parser.add_argument("--metrics", help=f"comma-separated of {', '.join(names('metrics'))} ({default})")
+    floor = "measure images of the data against others, too (default)"
+    parser.add_argument("--floor", action=argparse.BooleanOptionalAction, default=True, help=floor)
     parser.add_argument("--teacher", help="run directory of a teacher, for the paired distance")
     parser.add_argument("--teacher_steps", type=int, help="its steps (default: its recommended)")
     parser.add_argument("--seed", type=int, default=0)
@@ -48,17 +63,19 @@ def main(args: argparse.Namespace) -> None:
     trained = sorted(run.trained_steps) if run.trained_steps is not None else [run.default_steps()]
     steps = numbers(args.steps, int) if args.steps else trained
     strengths = numbers(args.guidance) if args.guidance else [run.manifest["recommended"]["guidance"]]
-    names = args.samplers.split(",") if args.samplers else [run.manifest["sampler"]]
-    check(run, steps, strengths, names, args)
+    samplers = args.samplers.split(",") if args.samplers else [run.manifest["sampler"]]
+    check(run, steps, strengths, samplers, args)
     teacher_steps = None
     if teacher is not None:
         teacher_steps = args.teacher_steps or teacher.default_steps()
         check(teacher, [teacher_steps], strengths, [teacher.manifest["sampler"]], args)
         if teacher.code_shape != run.code_shape:
             raise UserError(f"{args.teacher} makes {teacher.code_shape} and {args.run} {run.code_shape}: no partners")
-    feature_name, features = evaluate.load_features(args.features)
-    source = data.load(**{**run.manifest["data"], "split": args.split})
-    real = evaluate.reference(source, features)
+    feature_name, features = evaluate.load_features(args.features, args.weights)
+    metrics = args.metrics.split(",") if args.metrics else evaluate.default_metrics(args.features)
+    real, on = against(run, features, metrics, args)
+    on = {"run": args.run, "features": feature_name, "num": args.num, **on, "seed": args.seed}
+    on |= {"teacher": args.teacher, "teacher_steps": teacher_steps} if teacher else {}
     classes = run.manifest["num_classes"]
     labels = np.arange(args.num) % classes if classes else None
     path = args.json or Path(args.run) / "evaluation.json"
@@ -71,20 +88,26 @@ def main(args: argparse.Namespace) -> None:
     rows = []
     for w in strengths:
         partner = drawn(teacher, teacher_steps, w, None) if teacher else None
-        for sampler, n in itertools.product(names, steps):
-            values = evaluate.score(drawn(run, n, w, sampler), real, partner, args.metrics.split(","))
+        for sampler, n in itertools.product(samplers, steps):
+            values = evaluate.score(drawn(run, n, w, sampler), real, partner, metrics)
             rows.append({"sampler": sampler, "steps": n, "guidance": w, **values})
-    on = {
-        "run": args.run,
-        "features": feature_name,
-        "num": args.num,
-        "reference": f"{run.manifest['data']['name']}:{args.split}",
-    }
-    on |= {"num_reference": len(source), "seed": args.seed}
-    on |= {"teacher": args.teacher, "teacher_steps": teacher_steps} if teacher else {}
     show(rows, on)
     write_json(path, {**on, "rows": rows})
     print(f"-> {path}")
+
+
+def against(
+    run: Run, features: Features, metrics: Sequence[str], args: argparse.Namespace
+) -> tuple[FeatureSet, dict[str, Any]]:
+    """(the reference, what of it is told: its name and size, how many images there are, and the floor)."""
+    source = data.load(**{**run.manifest["data"], "split": args.split})
+    name, num = f"{run.manifest['data']['name']}:{args.split}", args.num_reference
+    print(f"reference: {num or len(source)} of {len(source)} images of {name}", flush=True)
+    real = evaluate.reference(source, features, num, args.seed, evaluate.CACHE)
+    on = {"reference": name, "num_reference": len(real.features), "num_available": len(source)}
+    if args.floor:
+        on["floor"] = evaluate.floor(source, features, real, args.num, metrics, args.seed, evaluate.CACHE)
+    return real, on
 
 
 def check(run: Run, steps: list[int], strengths: list[float], samplers: list[str], args: argparse.Namespace) -> None:
@@ -100,7 +123,7 @@ def check(run: Run, steps: list[int], strengths: list[float], samplers: list[str
             )
     if run.manifest["objective"] == "encoding":
         raise UserError(f"{run.dir} is an encoder; there are no samples of it to measure")
-    for name in args.metrics.split(","):
+    for name in args.metrics.split(",") if args.metrics else ():
         resolve("metrics", name)
     if args.num < 4:
         raise UserError(f"--num {args.num} is too few for metrics")
@@ -108,11 +131,15 @@ def check(run: Run, steps: list[int], strengths: list[float], samplers: list[str
 
 def show(rows: list[dict], on: dict) -> None:
     """The table, with what it was measured on as its title."""
-    against = f"{on['reference']} ({on['num_reference']})"
-    title = f"{on['run']}: {on['num']} samples, features {on['features']}, against {against}, seed {on['seed']}"
-    table = Table(title=title, title_justify="left")
+    reference = f"{on['num_reference']} of {on['num_available']} images of {on['reference']}"
+    title = f"{on['run']}: {on['num']} samples against {reference}, FD-{on['features']}, seed {on['seed']}"
+    table = Table(title=title, title_justify="left", caption_justify="left")
     for name in rows[0]:
         table.add_column(name, justify="right")
+    if floor := on.get("floor"):
+        table.caption = f"data: the floor, {floor['num']} images of the data against {floor['num_reference']} others"
+        rows = [{"sampler": "data", **floor}, *rows]
     for row in rows:
-        table.add_row(*(f"{value:.4g}" if isinstance(value, float) else str(value) for value in row.values()))
+        cells = [row.get(column.header, "") for column in table.columns]
+        table.add_row(*(f"{value:.4g}" if isinstance(value, float) else str(value) for value in cells))
     Console(width=None if Console().is_terminal else 140).print(table)

@@ -9,39 +9,27 @@ from jaxtyping import Float
 from guided_distill.metrics import FeatureSet, checked
 
 
-def _factor(covariance: Float[np.ndarray, "d d"]) -> Float[np.ndarray, "d rank"]:
-    """L with L Lᵀ = covariance; eigenvalues within rounding of zero, or below it, are left out."""
-    values, vectors = np.linalg.eigh(covariance)
+def _factor(x: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "d rank"]:
+    """L with L Lᵀ = the unbiased covariance of x's rows: the centred rows themselves where they are few; else from its
+    eigen-decomposition, less eigenvalues within rounding of zero."""
+    centred = (x - x.mean(axis=0)) / np.sqrt(len(x) - 1)
+    if len(x) <= x.shape[1]:
+        return centred.T
+    values, vectors = np.linalg.eigh(centred.T @ centred)
     kept = values > len(values) * np.finfo(np.float64).eps * values[-1]
     return vectors[:, kept] * np.sqrt(values[kept])
 
 
-def trace_sqrt_product(covariance1: Float[np.ndarray, "d d"], covariance2: Float[np.ndarray, "d d"]) -> float:
-    """tr (S1^½ S2 S1^½)^½ = tr (S1 S2)^½ of two covariances, which may be singular.
-
-    With S1 = L1 L1ᵀ and S2 = L2 L2ᵀ from eigen-decompositions, it is the sum of the singular values of
-    L1ᵀ L2. The eigenvalues of the product are their squares; roots of those turn rounding of 1e-16 into 1e-8.
-    """
-    return float(np.linalg.svd(_factor(covariance1).T @ _factor(covariance2), compute_uv=False).sum())
-
-
-def distance(
-    mean1: Float[np.ndarray, " d"],
-    covariance1: Float[np.ndarray, "d d"],
-    mean2: Float[np.ndarray, " d"],
-    covariance2: Float[np.ndarray, "d d"],
-) -> float:
-    """|m1 - m2|² + tr(S1 + S2 - 2 (S1 S2)^½), in squared units of the features; symmetric, never negative."""
-    shift = np.sum(np.square(mean1 - mean2))
-    spread = np.trace(covariance1) + np.trace(covariance2) - 2 * trace_sqrt_product(covariance1, covariance2)
-    return float(max(shift + spread, 0.0))
-
-
 def compute(fake: FeatureSet, real: FeatureSet) -> dict[str, float]:
-    """`frechet_distance`, in squared units of the features, with unbiased covariances; 0 is best.
+    """`frechet_distance`: |m1 - m2|² + tr(S1 + S2 - 2 (S1 S2)^½), in squared units of the features; 0 is best.
 
-    It falls with the number of samples: compare only at equal counts. Raises `UserError` as `metrics.checked`
+    Covariances S are unbiased, and may be singular. With S = L Lᵀ, tr (S1 S2)^½ is the sum of the singular values of
+    L1ᵀ L2: the eigenvalues of the product are their squares, and roots of those turn rounding of 1e-16 into 1e-8. The
+    distance falls with the number of samples: compare only at equal counts. Raises `UserError` as `metrics.checked`
     does.
     """
-    fitted = [(x.mean(axis=0), np.atleast_2d(np.cov(x, rowvar=False))) for x in checked(fake, real)]
-    return {"frechet_distance": distance(*fitted[0], *fitted[1])}
+    sets = checked(fake, real)
+    (mean1, mean2), (factor1, factor2) = [x.mean(axis=0) for x in sets], [_factor(x) for x in sets]
+    product = np.linalg.svd(factor1.T @ factor2, compute_uv=False).sum()
+    spread = np.square(factor1).sum() + np.square(factor2).sum() - 2 * product
+    return {"frechet_distance": float(max(np.sum(np.square(mean1 - mean2)) + spread, 0.0))}

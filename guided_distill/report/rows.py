@@ -1,5 +1,6 @@
 """Rows of numbers: what their columns mean, how a number is written, the table, and the summary in words."""
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from statistics import fmean
@@ -14,7 +15,7 @@ Number = int | float
 KEYS = ("method", "sampler", "steps", "evaluations", "guidance", "seed")
 SPEED = {"seconds": "seconds", "images_per_second": "images/s"}
 PUBLISHED = ("published", "published_source")
-NOTED = ("num", "features")  # What a row may carry besides, which is no result.
+NOTED = ("num", "num_reference", "features")  # What a row may carry besides, which is no result.
 FLOOR = "half of the data"
 TEACHER = "teacher"
 
@@ -100,13 +101,15 @@ def spread(values: Sequence[Number], at_most: int = 3) -> list[Number]:
 
 def of_evaluations(nodes: Sequence[Node]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """(rows, what they were measured on) of the evaluation.json of each run that has one."""
-    rows, on = [], {}
+    rows, on, floors = [], {}, {}
     present = [node for node in nodes if node.manifest is not None]
     for node in present:
         document = read_json(node.key / "evaluation.json")
         if not isinstance(document, dict) or not document.get("rows"):
             continue
-        on |= {k: v for k, v in document.items() if k not in ("rows", "run", "teacher")}
+        on |= {k: v for k, v in document.items() if k not in ("rows", "run", "teacher", "floor")}
+        if "floor" in document:
+            floors |= {json.dumps(document["floor"]): {"method": FLOOR, **document["floor"]}}
         alone = sum(other.method == node.method for other in present) == 1
         method = node.method if alone else f"{node.method} {node.name}"
         recommended = node.manifest["recommended"]["steps"]
@@ -115,7 +118,7 @@ def of_evaluations(nodes: Sequence[Node]) -> tuple[list[dict[str, Any]], dict[st
             name = f"{row['sampler'].upper()} on the {method}" if plain else method
             key = {"method": name, "evaluations": node.cost * row["steps"], "seed": document.get("seed", 0)}
             rows.append({**key, **row})
-    return rows, on
+    return [*floors.values(), *rows], on
 
 
 def table(rows: Sequence[Row]) -> dict[str, Any]:

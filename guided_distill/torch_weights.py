@@ -1,0 +1,155 @@
+"""Weights that PyTorch or numpy pickled, read without PyTorch, and without running what a pickle asks for.
+
+A pickle may call anything that it can name. Here it can name what tensors are made of, and nothing else; and a file is
+only opened when its hash is the expected one. Formats: PyTorch's of before 1.6 ("legacy"), its zip archives since, and
+plain pickles of numpy arrays.
+"""
+
+import hashlib
+import math
+import pickle
+import zipfile
+from collections import OrderedDict
+from collections.abc import Mapping
+from io import BufferedIOBase
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from guided_distill.errors import UserError
+
+LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
+STORAGES = {
+    "DoubleStorage": np.float64,
+    "FloatStorage": np.float32,
+    "HalfStorage": np.float16,
+    "BFloat16Storage": ml_dtypes.bfloat16,
+    "LongStorage": np.int64,
+    "IntStorage": np.int32,
+    "ShortStorage": np.int16,
+    "CharStorage": np.int8,
+    "ByteStorage": np.uint8,
+    "BoolStorage": np.bool_,
+}
+
+
+def load(path: str | Path, sha256: str) -> dict[str, np.ndarray]:
+    """The arrays of a file of weights by their names; those of nested dicts and lists are joined by ".": "conv1.0".
+
+    Raises `UserError` when the file is missing, has another hash, or names anything but tensors and arrays.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"no file of weights {path}")
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+        if found != sha256:
+            raise UserError(f"{path} has sha256 {found}, expected {sha256}: it is another file, or a damaged one")
+        file.seek(0)
+        return read(file)
+
+
+def read(file: BufferedIOBase) -> dict[str, np.ndarray]:
+    """As `load`, from an open file, whatever its hash. Raises `UserError` for a pickle that is refused or damaged."""
+    try:
+        is_zip = file.read(4) == b"PK\x03\x04"
+        file.seek(0)
+        value = _read_zip(file) if is_zip else _read_stream(file)
+        return {name: np.array(array, order="C") for name, array in _flat(value)}
+    except UserError:
+        raise
+    except Exception as error:  # A damaged pickle may fail in any way.
+        raise UserError(f"these weights cannot be read: {type(error).__name__}: {error}") from error
+
+
+def _tensor(storage: np.ndarray, offset: int, shape: tuple, strides: tuple, *_: Any) -> np.ndarray:
+    """torch._utils._rebuild_tensor_v2: a view; strides count entries, and need not be those of a contiguous array."""
+    last = offset + sum((n - 1) * step for n, step in zip(shape, strides, strict=True))
+    if math.prod(shape) and not (offset >= 0 and min(strides, default=0) >= 0 and last < storage.size):
+        raise UserError(f"a tensor of shape {tuple(shape)} reaches beyond its storage of {storage.size} entries")
+    strides = tuple(step * storage.itemsize for step in strides)
+    return np.lib.stride_tricks.as_strided(storage[offset:], shape, strides, writeable=False)
+
+
+def _array(_: type, shape: tuple, __: bytes) -> np.ndarray:
+    """numpy's _reconstruct: an empty array, whose state the pickle sets next."""
+    return np.ndarray(shape, np.int8)
+
+
+def _parameter(tensor: np.ndarray, *_: Any) -> np.ndarray:
+    return tensor
+
+
+ALLOWED = {
+    "collections.OrderedDict": OrderedDict,
+    "torch._utils._rebuild_tensor_v2": _tensor,
+    "torch._utils._rebuild_parameter": _parameter,
+    "numpy.core.multiarray._reconstruct": _array,
+    "numpy._core.multiarray._reconstruct": _array,
+    "numpy.ndarray": np.ndarray,
+    "numpy.dtype": np.dtype,
+} | {f"torch.{name}": np.dtype(dtype) for name, dtype in STORAGES.items()}
+
+
+class _Unpickler(pickle.Unpickler):
+    """Knows the names in ALLOWED; `storages` collects the flat arrays that tensors are views of, still to be filled."""
+
+    def __init__(self, file: BufferedIOBase):
+        super().__init__(file, encoding="latin1")
+        self.storages: dict[str, np.ndarray] = {}
+
+    def find_class(self, module: str, name: str) -> Any:
+        if f"{module}.{name}" not in ALLOWED:
+            raise UserError(f"refused: the pickle asks for {module}.{name}, which is no part of a tensor")
+        return ALLOWED[f"{module}.{name}"]
+
+    def persistent_load(self, pid: tuple) -> np.ndarray:
+        kind, dtype, key, _, size, *view = pid
+        if kind != "storage" or any(part is not None for part in view):
+            raise UserError(f"refused: the pickle asks for a {kind} that is no whole storage")
+        return self.storages.setdefault(key, np.zeros(size, dtype))
+
+
+def _read_zip(file: BufferedIOBase) -> Any:
+    """<archive>/data.pkl, and a file <archive>/data/<key> a storage."""
+    with zipfile.ZipFile(file) as archive:
+        [main] = [name for name in archive.namelist() if name.endswith("/data.pkl")]
+        with archive.open(main) as stream:
+            unpickler = _Unpickler(stream)
+            value = unpickler.load()
+        for key, storage in unpickler.storages.items():
+            _fill(storage, archive.read(f"{main.removesuffix('.pkl')}/{key}"))
+    return value
+
+
+def _read_stream(file: BufferedIOBase) -> Any:
+    """A plain pickle; or a magic number, protocol, machine, tensors, keys: five pickles, then a size (8 bytes) and the
+    entries of each storage, in the order of the keys."""
+    value = _Unpickler(file).load()
+    if value != LEGACY_MAGIC:
+        return value
+    for _ in range(2):
+        _Unpickler(file).load()
+    unpickler = _Unpickler(file)
+    value = unpickler.load()
+    for key in _Unpickler(file).load():
+        storage = unpickler.storages[key]
+        if int.from_bytes(file.read(8), "little") != storage.size:
+            raise UserError(f"storage {key} has another size than the tensors in it")
+        _fill(storage, file.read(storage.nbytes))
+    return value
+
+
+def _fill(storage: np.ndarray, content: bytes) -> None:
+    """In place: views of it are already there. Raises ValueError when there is not enough."""
+    storage[:] = np.frombuffer(content, storage.dtype.newbyteorder("<"), count=storage.size)
+
+
+def _flat(value: Any, name: str = "") -> list[tuple[str, np.ndarray]]:
+    """[(dotted name, array)]; numbers and texts among them are left out."""
+    if isinstance(value, np.ndarray):
+        return [(name, value)]
+    pairs = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list | tuple) else ()
+    return [found for key, part in pairs for found in _flat(part, f"{name}.{key}" if name else str(key))]
