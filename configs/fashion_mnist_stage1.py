@@ -1,7 +1,7 @@
 """Stage one on Fashion-MNIST: one student for all w in [0, 4]. All settings are our own.
 
     python main.py --config=configs/fashion_mnist_stage1.py         (about 0.1 A100 hours, estimated)
-    python main.py --config=configs/fashion_mnist_stage1.py:cpu     (2 CPU cores, about 2 minutes)
+    python main.py --config=configs/fashion_mnist_stage1.py:cpu     (2 CPU cores, about 3 minutes)
 
 A fifth of the draws is at w = 0, the edge of the range. Arguments: tiny, cpu (16 x 16), w=1 (single-w student).
 """
@@ -16,7 +16,7 @@ def get_config(arg: str = ""):
     config, a = base.stage_one("fashion_mnist_stage1", arg, fashion_mnist_teacher, DEFAULTS, w_min_share=0.2)
     config.network.guidance_multiplier = 10.0
     config.batch_size = 64 if a.cpu else 128
-    config.num_updates, config.save_every = (600, 600) if a.cpu else (20_000, 5_000)
+    config.num_updates, config.save_every = (300, 300) if a.cpu else (20_000, 5_000)
     config.optim.lr, config.optim.warmup, config.optim.decay = 5e-4 if a.cpu else 2e-4, 50, "cosine"
     config.ema = 0.99 if a.cpu else 0.999
     config.sampling.steps = 64 if a.cpu else 256
