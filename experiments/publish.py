@@ -174,8 +174,8 @@ def table(directories: list[Path]) -> None:
         "",
     ]
     metrics = [key for key in floor if key not in (*KEY, "evaluations", "num", "num_reference")]
-    columns = ("method", "steps", "evaluations", *metrics, "paired_distance", "images_per_second")
-    lines += ["Floor:", "", markdown([floor], columns[:-2]), ""]
+    columns = ("method", "steps", "evaluations", *metrics, "paired_distance")
+    lines += ["Floor:", "", markdown([floor], columns[:-1]), ""]
     for w in sorted({row["guidance"] for row in rows}):
         here = [row for row in rows if row["guidance"] == w and row is not floor]
         here.sort(key=lambda row: (row["method"] != "teacher", row["method"], -row["steps"]))
@@ -214,7 +214,7 @@ Data: {data}. {num} samples a row, all from the same noise (seed {seed}), classe
 images of the training data; features: {features}, so the Fréchet distance is not FID, and with so few samples it is
 mostly bias: the kernel distance, which has none, comes first. The floor is that of {floor} other images of the data.
 `class variance` is relative to the data's; `paired distance` is to the teacher's {teacher_steps}-step sample from the
-same noise.
+same noise. Times are as they came, on a machine with other work to do; for speed see the benchmark.
 """
 
 MIXTURE_HEADER = """# The oracle: a 2-D mixture whose guided flow is exact
