@@ -1,6 +1,7 @@
 """From the command line to a trained run: config files and their flags, chains, and mistakes told in one line."""
 
 import importlib.util
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -11,6 +12,13 @@ from absl import flags, logging
 
 from guided_distill import trainer
 from guided_distill.errors import UserError
+
+CPU_FLAG = "--xla_cpu_experimental_ynn_fusion_type=" + ",".join(
+    f"LIBRARY_FUSION_TYPE_{kind}" for kind in ("DOT", "ELTWISE", "REDUCE")
+)
+"""What XLA hands to YNNPACK on CPUs. Its default has convolutions and no elementwise operations, and is slower for
+U-Nets (docs/results/bench.md)."""
+FLAG_SINCE, FLAG_UNTIL = (0, 10), (0, 12)  # XLA ends the process over a flag that it does not know.
 
 
 def config_of(path_and_arg: str) -> Mapping[str, Any]:
@@ -101,8 +109,13 @@ def say(text: str) -> None:
 
 
 def prepare_process() -> None:
-    """Orbax's chatter is silenced. Compiled programs are kept between runs, unless JAX_COMPILATION_CACHE_DIR says where
-    (or that it is off, when empty)."""
+    """Orbax's chatter is silenced. Compiled programs are kept between runs, the small ones too, of which there are
+    many, unless JAX_COMPILATION_CACHE_DIR says where (or that it is off, when empty). On CPUs, convolutions are left to
+    XLA's own kernels, unless XLA_FLAGS says otherwise: see `CPU_FLAG`. To be called before JAX computes anything."""
     logging.set_verbosity(logging.ERROR)
     if jax.config.jax_compilation_cache_dir is None:
         jax.config.update("jax_compilation_cache_dir", str(Path.home() / ".cache" / "guided_distill" / "jax"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    flags_of_xla = os.environ.get("XLA_FLAGS", "")
+    if CPU_FLAG.split("=")[0] not in flags_of_xla and FLAG_SINCE <= jax.__version_info__[:2] <= FLAG_UNTIL:
+        os.environ["XLA_FLAGS"] = f"{flags_of_xla} {CPU_FLAG}".strip()
