@@ -139,9 +139,11 @@ def renamed(row: Row, median: str, against: str) -> Row:
 HEADER = """# Speed
 
 Made by `python -m experiments.bench --publish` from the results of `python -m experiments.bench`; no number is typed by
-hand. On {device}; {versions}. Everything is float32. What is compared is compiled, warmed up, and run in turn in one
-process; a ratio is one of medians, its range that of the ratio round by round. The machine's load before a part, per
-core, was at most {load}.
+hand. Everything is float32. What is compared is compiled, warmed up, and run in turn in one process; a ratio is one of
+medians, its range that of the ratio round by round. The machine's load before a part, per core and the
+bench's own earlier parts included, was at most {load}.
+
+On {device}; {versions}.
 """
 
 SAMPLING = """## N steps are N forwards
@@ -171,12 +173,12 @@ TORCH = """## Beside PyTorch
 
 diffusers' `UNet2DModel` with our widths, blocks, attention, resampling blocks and modulation; its norms have equally
 many groups at every width, and it knows neither classes nor w here, nor does ours. PyTorch's FLOPs leave elementwise
-operations out.
+operations out, and attention on CPUs.
 
 {networks}
 
-Sampling is DDIM, training a forward and backward pass, clipping and Adam (fused, in PyTorch); ours draws its noise and
-times as well. `ratio`: how many of our seconds one pass takes there; below 1 it is faster than ours.
+Sampling is DDIM, and an image of it one step of one image; training is a forward and backward pass, clipping and Adam
+(fused, in PyTorch); ours draws its noise and times as well. `ratio`: PyTorch's time over ours; below 1 it is faster.
 
 {speeds}
 
