@@ -11,6 +11,13 @@ key is read by `guided_distill.stages` or the trainer; one that nobody reads is 
 - `objective`: {name, its arguments, weighting: {name, max_logsnr}}
 - `optim`: {name: adam | adamw, lr, warmup (updates), decay: constant | linear | cosine, within each round, clip, ...}
 - `ema`: decay of the moving average; 0 is off
+- `compute`: {dtype: float32 | bfloat16, remat: none | dots | full ("": as the network has them; parameters are float32
+  always), accumulate: parts that a batch is computed in, updates_per_call of the device}
+- `mesh`: {data, fsdp, tensor} devices along each, -1 is what is left
+- `sharding`: (pattern, rule) pairs, of which a leaf of the state takes the first that is found in its path; rules:
+  fsdp | replicate | columns | rows (docs/scale.md)
+- `checkpoints`: {keep: the newest, beside every round's last, best: a score to keep the best by, "": none}
+- `max_skipped`: updates in a row that may be left out for not being finite; `wandb`: project to track in, "": none
 - `sampling`: what is recommended to users, {sampler, steps, guidance}; guidance is w, 0 is off
 - `halving`: {start_steps (the first teacher's), end_steps, last_updates_factor (for N = 2 and 1)}
 - `teacher`: its run directory; `teacher_unconditional`: a second one to guide it by ("": none)
@@ -83,6 +90,12 @@ def common(name: str, arguments: str) -> ConfigDict:
             "eval_num": 0,
             "optim": {"name": "adam", "lr": 1e-3, "warmup": 0, "decay": "constant", "clip": 1.0, "weight_decay": 0.0},
             "ema": 0.0,
+            "compute": {"dtype": "", "remat": "", "accumulate": 1, "updates_per_call": 1},
+            "mesh": {"data": -1, "fsdp": 1, "tensor": 1},
+            "sharding": (("", "fsdp"),),
+            "checkpoints": {"keep": 2, "best": ""},
+            "max_skipped": 10,
+            "wandb": "",
             "sampling": {"sampler": "ddim", "steps": 64, "guidance": 1.0},
         }
     )

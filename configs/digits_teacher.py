@@ -23,8 +23,6 @@ def get_config(arg: str = ""):
         "attention_resolutions": (4,),
         "num_heads": 2,
         "dropout": 0.05,
-        "dtype": "float32",
-        "remat": False,
     }
     config.batch_size = 64
     config.num_updates = 1000

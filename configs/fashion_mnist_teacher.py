@@ -26,8 +26,6 @@ def get_config(arg: str = ""):
         "attention_resolutions": (4,) if a.cpu else (8,),
         "num_heads": 2,
         "dropout": 0.0 if a.cpu else 0.1,
-        "dtype": "float32",
-        "remat": False,
     }
     config.batch_size = 64 if a.cpu else 128
     config.num_updates, config.save_every = (1_200, 600) if a.cpu else (60_000, 5_000)

@@ -6,7 +6,7 @@ Verified in print (PD, table of hyper-parameters): U-Net of 295.9 M parameters, 
 warm-up 1,000, EMA 0.9999, clip 1, cosine schedule; centre crop, area resize, flips. Assumed: v-prediction with SNR + 1
 weighting, label dropout 0.1, 550,000 updates. Expected: not run here; published numbers stand in
 `experiments/imagenet64.py`. Data: `python -m guided_distill data prepare imagenet64`. Argument: tiny (stand-in
-pictures). Memory: `--config.network.remat=True --config.network.dtype=bfloat16` for smaller accelerators.
+pictures). Memory: `--config.compute.remat=full --config.compute.dtype=bfloat16` for smaller accelerators.
 """
 
 from configs import base
@@ -19,7 +19,7 @@ def get_config(arg: str = ""):
     a = base.parse(arg, **DEFAULTS)
     config = base.teacher("imagenet64_teacher", base.spell(DEFAULTS, vars(a)))
     config.data = {"name": "imagenet64"}
-    config.network = {"name": "unet", "preset": "imagenet64", "dropout": 0.1, "dtype": "float32", "remat": False}
+    config.network = {"name": "unet", "preset": "imagenet64", "dropout": 0.1}
     config.batch_size = 2048
     config.num_updates = 550_000
     config.save_every, config.log_every, config.sample_every = 5_000, 100, 25_000

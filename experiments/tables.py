@@ -21,12 +21,11 @@ from experiments.measure import Measure, sheet
 from experiments.results import Results, arguments
 from guided_distill import data, flops, launch, report, rounds
 from guided_distill.errors import one_of
+from guided_distill.hardware import ACCELERATORS, UTILISATION
 from guided_distill.plugins import resolve
 
 PARTS = ("core", "stochastic", "single_w", "unguided")
-# Dense bfloat16 peaks in FLOP/s, as their makers publish them; what of it a U-Net gets is an assumption.
-ACCELERATORS = {"A100": 312e12, "H100": 989e12, "TPU v4": 275e12, "TPU v5e": 197e12, "TPU v5p": 459e12}
-UTILISATION = 0.35
+SHOWN = ("A100", "H100", "TPU v4", "TPU v5e", "TPU v5p")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,11 +151,12 @@ def dry_run(table: Table, planned: list[Training], measured: list[Row], num: int
         shown.add_row(*map(str, cells), f"{evaluations:,}", f"{cost:,.3g}", w)
     console.print(shown)
     title = f"Hours on one chip, estimated: {UTILISATION:.0%} of the bfloat16 peak, metrics not counted"
-    hours = Printed("", "PFLOP", *ACCELERATORS, title=title, title_justify="left")
+    chips = [chip for chip in ACCELERATORS if chip.name in SHOWN]
+    hours = Printed("", "PFLOP", *(chip.name for chip in chips), title=title, title_justify="left")
     costs = {f"train {training.name}": training.examples * training.forwards * forward for training in planned}
     costs["sample all rows"] = sum(num * row.evaluations * forward for row in measured)
     for name, cost in {**costs, "all": sum(costs.values())}.items():
-        times = (cost / (peak * UTILISATION) / 3600 for peak in ACCELERATORS.values())
+        times = (cost / (chip.flops * UTILISATION) / 3600 for chip in chips)
         hours.add_row(name, *(f"{n:,.0f}" if n >= 10 else f"{n:.2g}" for n in (cost / 1e15, *times)))
     console.print(hours)
     console.print(f"One evaluation of the network for one example: {forward / 1e9:.4g} GFLOP, counted.")

@@ -16,8 +16,13 @@ def main(argv: list[str] | None = None) -> int:
         verb = verbs.add_parser(name, help=module.__doc__.splitlines()[0], description=module.__doc__)
         module.add_arguments(verb)
         verb.set_defaults(handler=module.main)
-    args = parser.parse_args(argv)
-    launch.prepare_process()
+    args, more = parser.parse_known_args(argv)
+    if more and not ("keys" in args and all(flag.startswith("--config.") for flag in more)):
+        parser.error(f"unrecognized arguments: {' '.join(more)}")
+    args.keys = more
+    launch.prepare_process(
+        alone=getattr(args, "devices", None) is None
+    )  # A plan may ask for devices that are not there.
     return launch.guarded(args.handler, args)
 
 

@@ -15,6 +15,8 @@ from guided_distill.metrics import FeatureSet
 from guided_distill.plugins import resolve
 
 AGAINST_DATA = ("frechet", "precision_recall", "class_variance")
+TRACKED = ("frechet_distance_pixels", "precision_pixels", "recall_pixels")
+"""What the scores of a training run can be ranked by."""
 CACHE = Path.home() / ".cache" / "guided_distill" / "features"
 CHUNK = 4096  # Images that are floats at a time.
 

@@ -39,7 +39,12 @@ def count(function: Callable, *args: Any, **kwargs: Any) -> float:
     Raises:
       UserError: an unbounded loop that computes with floats, or a kernel that cannot be looked into.
     """
-    return _jaxpr(jax.make_jaxpr(function)(*args, **kwargs).jaxpr)
+    return of_jaxpr(jax.make_jaxpr(function)(*args, **kwargs).jaxpr)
+
+
+def of_jaxpr(jaxpr: Jaxpr) -> float:
+    """The same of what is traced already."""
+    return _jaxpr(jaxpr)
 
 
 def _jaxpr(jaxpr: Jaxpr) -> float:

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from guided_distill import parallel, samplers, streams
 from guided_distill.codecs import Codec
@@ -34,14 +34,15 @@ class Generator:
         self.images_per_second: float | None = None
 
     def _program(self, sampler: str, encode: bool, clip: bool) -> Callable:
-        def run(params, keys, z, cond, logsnrs):
-            denoise = self._bind(params)
+        def run(params, seed, z, indices, cond, logsnrs):
+            denoise, keys = self._bind(params), streams.keys(seed, "sampler", indices)
             if clip and not encode:
                 denoise = clipped(denoise)
             end = samplers.sample(keys, denoise, samplers.get(sampler), z, cond, logsnrs)
             return end if encode else self._codec.decode(end)
 
-        return self._programs.setdefault((sampler, encode, clip), jax.jit(run))
+        everywhere = NamedSharding(self.mesh, PartitionSpec())  # So that every process has all images.
+        return self._programs.setdefault((sampler, encode, clip), jax.jit(run, out_shardings=everywhere))
 
     def __call__(
         self,
@@ -60,7 +61,8 @@ class Generator:
         """z [n, *shape] run along `logsnrs`: decoded images float32 [n, ...], or with `encode` the codes as they
         end. `clip`: None is the Generator's own."""
         num = len(z)
-        size = -(-min(batch_size, num) // self.mesh.size) * self.mesh.size
+        shards = parallel.batch_shards(self.mesh)
+        size = -(-min(batch_size, num) // shards) * shards
         program, out = self._program(sampler, encode, self._clip if clip is None else clip), []
         for start in range(0, num, size):
             # The last batch is filled up with its own first rows, so that one shape is compiled.
@@ -68,8 +70,8 @@ class Generator:
             part = parallel.put_batch(
                 {"z": z[rows], "index": indices[rows], **{k: v[rows] for k, v in cond.items()}}, self.mesh
             )
-            z_part, keys = part.pop("z"), streams.keys(seed, "sampler", part.pop("index"))
-            out.append(program(params, keys, z_part, part, logsnrs))
+            z_part, index = part.pop("z"), part.pop("index")
+            out.append(program(params, np.uint32(seed & 0xFFFFFFFF), z_part, index, part, np.asarray(logsnrs)))
             if start == 0:
                 out[0].block_until_ready()
                 clock = time.perf_counter()

@@ -9,9 +9,11 @@ from typing import Any
 
 import jax
 from absl import flags, logging
+from ml_collections import ConfigDict
 
-from guided_distill import trainer
+from guided_distill import preemption, trainer
 from guided_distill.errors import UserError
+from guided_distill.preemption import Preempted
 
 CPU_FLAG = "--xla_cpu_experimental_ynn_fusion_type=" + ",".join(
     f"LIBRARY_FUSION_TYPE_{kind}" for kind in ("DOT", "ELTWISE", "REDUCE")
@@ -21,7 +23,7 @@ U-Nets (docs/results/bench.md)."""
 FLAG_SINCE, FLAG_UNTIL = (0, 10), (0, 12)  # XLA ends the process over a flag that it does not know.
 
 
-def config_of(path_and_arg: str) -> Mapping[str, Any]:
+def config_of(path_and_arg: str) -> ConfigDict:
     """ "configs/x.py[:arguments]" -> its config. Raises `UserError` for a file that is not there, or arguments that it
     does not know."""
     path, _, argument = path_and_arg.partition(":")
@@ -75,18 +77,26 @@ def tell(error: BaseException) -> int:
 
 
 def guarded(function: Callable, *args: Any) -> int:
-    """function(*args) with a user's mistakes told in one line. Returns the exit status."""
+    """function(*args) with a user's mistakes told in one line. Returns the exit status: 0, 2 after a mistake,
+    `preemption.STATUS` when it was asked to stop and has saved, 130 after Ctrl-C."""
     try:
         function(*args)
     except UserError as error:
         return tell(error)
+    except Preempted as stopped:
+        say(str(stopped))
+        return preemption.STATUS
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
     return 0
 
 
-def train(config: Mapping[str, Any], workdir: str | None) -> None:
-    """Trains the config's stage, or its stages in order, in `workdir` or under runs/."""
+def train(config: Mapping[str, Any], workdir: str | None, profile: bool = False) -> None:
+    """Trains the config's stage, or its stages in order, in `workdir` or under runs/. `profile`: with a trace of some
+    updates of each."""
     if "stages" not in config:
-        trainer.run(config, workdir or default_dir(config), say=say)
+        trainer.run(config, workdir or default_dir(config), say, profile)
         return
     stages = {name: dict(config["stages"][name]) for name in config["order"]}
     directories = {name: Path(workdir) / name if workdir else default_dir(stage) for name, stage in stages.items()}
@@ -95,7 +105,7 @@ def train(config: Mapping[str, Any], workdir: str | None) -> None:
         stage |= {key: config[key] for key in ("num_updates", "save_every") if config[key] and stage["num_updates"]}
         if "teacher" in stage:
             stage["teacher"] = where.get(stage["teacher"], stage["teacher"])
-        trainer.run(stage, directories[name], say=say)
+        trainer.run(stage, directories[name], say, profile)
 
 
 def default_dir(config: Mapping[str, Any]) -> Path:
@@ -108,14 +118,45 @@ def say(text: str) -> None:
     print(text, flush=True)
 
 
-def prepare_process() -> None:
+def join_processes(
+    address: str | None, num_processes: int | None, process_id: int | None, peer_timeout: int = 100
+) -> None:
+    """Makes this process one of several: those named by the flags, or those that JAX finds by itself on Slurm, TPU
+    pods, Kubernetes and Open MPI; alone where there is neither. To be called before JAX computes anything.
+
+    JAX ends all processes when one has died, has not been heard of for `peer_timeout` seconds, or has ended that much
+    earlier than the others. `num_processes` 1 and nothing else: alone, whatever JAX would find. Raises `UserError` when
+    some of the flags are missing.
+    """
+    if num_processes == 1 and address is None and process_id is None:
+        return
+    given = {"--coordinator_address": address, "--num_processes": num_processes, "--process_id": process_id}
+    missing = [flag for flag, value in given.items() if value is None]
+    if missing and len(missing) < len(given):
+        raise UserError(f"{' and '.join(missing)} missing: give all of {', '.join(given)}, or none")
+    timeouts = {"heartbeat_timeout_seconds": peer_timeout, "shutdown_timeout_seconds": peer_timeout}
+    try:
+        jax.distributed.initialize(address, num_processes, process_id, **timeouts)
+    except ValueError as error:
+        if missing and "coordinator_address" in str(error):  # Nothing was found: this process is alone.
+            return
+        raise UserError(f"cannot join the other processes: {error}") from error
+    except RuntimeError as error:
+        raise UserError(f"cannot join the other processes at {address or 'the address found'}: {error}") from error
+
+
+def prepare_process(alone: bool = True) -> None:
     """Orbax's chatter is silenced. Compiled programs are kept between runs, the small ones too, of which there are
     many, unless JAX_COMPILATION_CACHE_DIR says where (or that it is off, when empty). On CPUs, convolutions are left to
-    XLA's own kernels, unless XLA_FLAGS says otherwise: see `CPU_FLAG`. To be called before JAX computes anything."""
-    logging.set_verbosity(logging.ERROR)
+    XLA's own kernels, unless XLA_FLAGS says otherwise: see `CPU_FLAG`. With it XLA refuses some programs whose weights
+    are gathered from several CPU devices, so it is for one that is `alone`. To be called before JAX computes
+    anything."""
+    logging.set_verbosity(logging.FATAL)  # Its errors come back as exceptions, and are told once.
     if jax.config.jax_compilation_cache_dir is None:
         jax.config.update("jax_compilation_cache_dir", str(Path.home() / ".cache" / "guided_distill" / "jax"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     flags_of_xla = os.environ.get("XLA_FLAGS", "")
-    if CPU_FLAG.split("=")[0] not in flags_of_xla and FLAG_SINCE <= jax.__version_info__[:2] <= FLAG_UNTIL:
+    alone = alone and "host_platform_device_count" not in flags_of_xla and jax.config.jax_num_cpu_devices <= 1
+    known = FLAG_SINCE <= jax.__version_info__[:2] <= FLAG_UNTIL
+    if alone and known and CPU_FLAG.split("=")[0] not in flags_of_xla:
         os.environ["XLA_FLAGS"] = f"{flags_of_xla} {CPU_FLAG}".strip()

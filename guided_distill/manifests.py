@@ -4,7 +4,7 @@ import dataclasses
 import json
 import platform
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -21,14 +21,20 @@ INHERIT = "inherit"  # The value that says: as the teacher has it.
 
 
 def describe(
-    keys: Keys, objective: Keys, kind: str, role: str, plan: Rounds, teacher: Teacher | None
+    keys: Keys,
+    objective: Keys,
+    kind: str,
+    role: str,
+    plan: Rounds,
+    teacher: Teacher | None,
+    load_data: Callable[..., data.Source] = data.load,
 ) -> dict[str, Any]:
     """The manifest. `role` is the objective's: "exact", "teacher", "student" or "chain". Raises `UserError`."""
     above = teacher.manifest if teacher else {}
     data_set, schedule, codec = (
         own_or_inherited(keys.part(name), name, above) for name in ("data", "schedule", "codec")
     )
-    info, code = data.load(**data_set).info, codecs.load(**codec)
+    info, code = load_data(**data_set).info, codecs.load(**codec)
     manifest = {
         "format": runs.FORMAT,
         "name": keys.take("name"),
@@ -99,13 +105,14 @@ def describe_network(keys: Keys, manifest: Mapping[str, Any], above: Mapping[str
     own = {key: above.get(key) if value == INHERIT else value for key, value in own.items()}
     if inherits and any(own[key] != above[key] for key in own):
         raise UserError(f"config.network inherits weights of another meaning than {own}; name a network of its own")
-    network = resolve("models", name)
+    network, fields = resolve("models", name), runs.network_fields(name)
     arguments = dict(above["network"]["args"]) if inherits else {}
     if "preset" in part:
         one_of("config.network.preset", part.take("preset"), getattr(network, "PRESETS", {}))
         arguments |= network.PRESETS[part.take("preset")]
     arguments |= part.rest()
-    fields = {field.name for field in dataclasses.fields(network.Network)} - {"parent", "name"}
+    compute = {key: keys.part("compute").take(key) for key in ("dtype", "remat")}
+    arguments |= {key: value for key, value in compute.items() if value}
     for key in arguments:
         one_of(f"key in config.network ({name}):", key, sorted(fields))
     if manifest["trains"] and "embed_guidance" not in fields:

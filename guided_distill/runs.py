@@ -4,6 +4,7 @@ run = guided_distill.load("runs/digits_stage2")
 images = run.sample(16, steps=4, guidance=1.0, labels=3, seed=0)
 """
 
+import dataclasses
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -14,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from guided_distill import codecs, guidance, parallel, samplers, schedules
-from guided_distill.checkpoint import Checkpoints
+from guided_distill.checkpoint import Checkpoints, fingerprint
 from guided_distill.denoiser import Parameterised
 from guided_distill.errors import UserError, one_of
 from guided_distill.generate import Generator, noise
@@ -55,6 +56,11 @@ def parameterised(manifest: Mapping[str, Any]) -> Parameterised:
     return Parameterised(
         network, manifest["prediction"], manifest["time_input"], schedules.make(**manifest["schedule"])
     )
+
+
+def network_fields(name: str) -> set[str]:
+    """The arguments that a network takes."""
+    return {field.name for field in dataclasses.fields(resolve("models", name).Network)} - {"parent", "name"}
 
 
 def abstract_weights(manifest: Mapping[str, Any]) -> Any:
@@ -120,18 +126,26 @@ class Run:
             raise UserError(f"no checkpoint of step {step} in {self.dir}; there are {', '.join(map(str, steps))}")
         return steps[-1] if step is None else step
 
+    @property
+    def hash(self) -> str:
+        """Of the checkpoint, for students to name their teacher by."""
+        return fingerprint(self.dir, self.step)
+
     def weights(self, step: int | None = None) -> Any:
         """The weights of a checkpoint (the EMA where the run keeps one), read once. Raises `UserError` when damaged."""
         step = self.step if step is None else step
         if step not in self._weights:
-            loaded = {}
-            if self.manifest["trains"]:
-                loaded = self._checkpoints.restore_weights(
-                    abstract_weights(self.manifest), step, self.manifest["weights"]
-                )
-            replicated = parallel.shardings(loaded, self._generator.mesh)
-            self._weights[step] = jax.device_put(loaded, replicated)
+            layout = parallel.Layout(self._generator.mesh, parallel.EVERYWHERE)
+            self._weights[step] = self.read_weights(layout.place(abstract_weights(self.manifest)), step)
         return self._weights[step]
+
+    def read_weights(self, placed: Any, step: int | None = None) -> Any:
+        """The weights of a checkpoint, read anew, as `placed` (`jax.ShapeDtypeStruct`s with shardings) says. Raises
+        `UserError` when damaged."""
+        if not self.manifest["trains"]:
+            return {}
+        step = self.step if step is None else step
+        return self._checkpoints.restore_weights(placed, step, self.manifest["weights"])
 
     @property
     def denoise(self) -> Denoiser:

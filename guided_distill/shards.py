@@ -7,10 +7,7 @@ decoded when a batch is gathered. A shard is put in its place when it is whole, 
 sha256 after that: a preparation that was killed goes on where it stopped.
 """
 
-import contextlib
 import dataclasses
-import fcntl
-import hashlib
 import json
 import multiprocessing
 import os
@@ -25,6 +22,7 @@ from array_record.python.array_record_module import ArrayRecordReader, ArrayReco
 from rich.console import Console
 from rich.progress import track
 
+from guided_distill import files
 from guided_distill.errors import UserError
 
 FORMAT = 1
@@ -68,12 +66,6 @@ def command(directory: Path) -> str:
     return f"python -m guided_distill data prepare {directory.parent.name} --split={directory.name}{where}"
 
 
-def sha256(path: Path) -> str:
-    """Of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def write(directory: Path, job: Job, workers: int = 1) -> "Shards":
     """Makes the shards that are not there yet, or not as the index says, in `workers` processes, and opens them all.
 
@@ -81,7 +73,7 @@ def write(directory: Path, job: Job, workers: int = 1) -> "Shards":
     number of records in the end is wrong.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    with _alone(directory):
+    with files.alone(directory, "prepared"):
         index = _begun(directory, job)
         names = [f"{k:05d}-of-{len(job.tasks):05d}.array_record" for k in range(len(job.tasks))]
         index["shards"] = {n: index["shards"][n] for n in _bar(names, "checking") if _whole(directory, n, index)}
@@ -97,16 +89,6 @@ def write(directory: Path, job: Job, workers: int = 1) -> "Shards":
                 f"{job.origin['source']} has {written:,} examples instead of {job.total:,}: it is not whole"
             )
     return Shards(directory)
-
-
-@contextlib.contextmanager
-def _alone(directory: Path) -> Iterator[None]:
-    with (directory / "lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"{directory} is being prepared by another process") from None
-        yield
 
 
 def _begun(directory: Path, job: Job) -> dict[str, Any]:
@@ -159,7 +141,7 @@ def _write_shard(path: Path, read: Callable, dtype: np.dtype, task: Any) -> dict
     for record in records:
         writer.write(record.tobytes())
     writer.close()
-    entry = {"records": len(records), "bytes": part.stat().st_size, "sha256": sha256(part)}
+    entry = {"records": len(records), "bytes": part.stat().st_size, "sha256": files.sha256(part)}
     part.replace(path)
     if "label" in dtype.names:
         values, counts = np.unique(records["label"], return_counts=True)
@@ -241,7 +223,7 @@ class Shards:
     def verify(self) -> None:
         """Reads everything. Raises `UserError` for a shard whose sha256 is not that of the index."""
         for name, entry in _bar(self._entries.items(), "verifying", len(self._entries)):
-            if sha256(self.directory / name) != entry["sha256"]:
+            if files.sha256(self.directory / name) != entry["sha256"]:
                 raise self._damaged(name, "its sha256 differs from the index")
 
 
@@ -258,7 +240,7 @@ def _whole(directory: Path, name: str, index: Mapping[str, Any]) -> bool:
     path, entry = directory / name, index["shards"].get(name)
     if entry is None or not path.is_file() or path.stat().st_size != entry["bytes"]:
         return False
-    return sha256(path) == entry["sha256"]
+    return files.sha256(path) == entry["sha256"]
 
 
 def _load(directory: Path) -> dict[str, Any]:

@@ -10,13 +10,17 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import optax
 
 from guided_distill import (
     codecs,
     data,
+    evaluate,
+    logs,
     manifests,
+    parallel,
     rounds,
     runs,
     schedules,
@@ -30,13 +34,16 @@ from guided_distill.errors import UserError, one_of
 from guided_distill.keys import Keys
 from guided_distill.objectives import Objective
 from guided_distill.plugins import names, resolve
+from guided_distill.prediction import Denoiser
 
 EXACT = "none"  # The objective of a network that is exact, and needs no training.
 
 
 @dataclasses.dataclass(frozen=True)
 class Loop:
-    """What the trainer itself needs to know; all but the first two may differ when a run is continued."""
+    """What the trainer itself needs to know, the config's keys of these names. `keep` checkpoints, and the `best` by a
+    metric ("": none); `max_skipped` updates in a row may be left out for not being finite; `accumulate` parts of a
+    batch, `updates_per_call` of the device."""
 
     seed: int
     batch_size: int
@@ -44,28 +51,41 @@ class Loop:
     log_every: int
     sample_every: int
     eval_num: int
+    max_skipped: int
+    wandb: str
+    keep: int
+    best: str
+    accumulate: int
+    updates_per_call: int
 
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
-    """A stage, ready to be trained: what `trainer.run` holds. `leaves` reads the frozen weights, `init` makes the state
-    from them (for jit). `steps[min(round, 1)]` is a round's step function: one object, unless the first teacher is of
-    another kind than the student."""
+    """A stage, ready to be trained: what `trainer.run` holds. `layout(devices)` is where it lives, `abstract()` the
+    state's shapes, `leaves` reads the frozen weights to their places, `init` makes the state from them (for jit).
+    `steps[min(round, 1)]` is a round's step function: one object, unless the first teacher is of another kind than the
+    student."""
 
     config: dict[str, Any]
     manifest: dict[str, Any]
     loop: Loop
     source: data.Source
     rounds: rounds.Rounds
-    leaves: Callable[[], dict[str, Any]]
+    layout: Callable[..., parallel.Layout]
+    abstract: Callable[[], state.TrainState]
+    leaves: Callable[[parallel.Layout], dict[str, Any]]
     init: Callable[[dict[str, Any]], state.TrainState]
     promote: Callable[[state.TrainState], state.TrainState]
     steps: tuple[Callable, Callable]
 
 
-def build(config: Mapping[str, Any]) -> Stage:
+def build(
+    config: Mapping[str, Any],
+    load_teacher: Callable[..., teachers.Teacher] = teachers.load,
+    load_data: Callable[..., data.Source] = data.load,
+) -> Stage:
     """The stage that a config describes. Raises `UserError`, with the way out, for whatever could not work; writes
-    nothing."""
+    nothing. A plan loads teachers that are not trained, and data that are not there: see `guided_distill.plans`."""
     keys = Keys(config)
     objective = keys.part("objective")
     kind = objective.take("name")
@@ -73,55 +93,107 @@ def build(config: Mapping[str, Any]) -> Stage:
     role = "exact" if kind == EXACT else resolve("objectives", kind).ROLE
     teacher = None
     if role in ("student", "chain"):
-        teacher = teachers.load(*(keys.take(name) for name in ("teacher", "teacher_unconditional", "teacher_command")))
+        teacher = load_teacher(*(keys.take(name) for name in ("teacher", "teacher_unconditional", "teacher_command")))
     plan = make_rounds(keys, objective, role)
-    manifest = manifests.describe(keys, objective, kind, role, plan, teacher)
+    manifest = manifests.describe(keys, objective, kind, role, plan, teacher, load_data)
     if teacher:
         teachers.require_fit(manifest, teacher)
     guided = manifest["guidance"]["kind"] != "none"
-    source, loop = data.load(**manifest["data"]), make_loop(keys)
-    optim = keys.part("optim")
-    rate = rounds.learning_rate(plan, *(optim.take(name) for name in ("lr", "warmup", "decay")))
-    optimiser = optim.call(train_step.optimiser, but=("lr", "warmup", "decay"))
-    ingredients = train_step.Ingredients(
-        objective=make_objective(kind, objective, manifest) if role != "exact" else None,
-        student=bind_student(manifest, role),
-        teacher=teacher.bind(guided) if teacher else None,
-        encode=codecs.load(**manifest["codec"]).encode,
-        optimiser=optimiser,
-        learning_rate=rate,
-        rounds=plan,
-        seed=loop.seed,
-        ema_decay=manifest["ema"],
-        dropout=role == "teacher",
-        flip=source.info.flip,
-    )
+    source, loop, layout = load_data(**manifest["data"]), make_loop(keys), make_layout(keys)
+    bound = teacher.bind(guided, keys.part("compute").take("dtype")) if teacher else None
+    ingredients = gather(keys, manifest, role, bound, plan, loop, source.info)
+    optimiser = ingredients.optimiser
+    require_calls_fit(loop, plan)
     if unread := keys.unread():
         raise UserError(f"config keys that nothing reads (objective {kind!r}): {', '.join(unread)}")
     try:
         runs.abstract_weights(manifest)
     except ValueError as error:
         raise UserError(f"config.network: {error}") from error
+    init = lambda leaves: initial_state(manifest, leaves, optimiser)  # noqa: E731
     return Stage(
         config=dict(config),
         manifest=manifest,
         loop=loop,
         source=source,
         rounds=plan,
-        leaves=lambda: teacher.leaves(guided) if teacher else {},
-        init=lambda leaves: initial_state(manifest, leaves, optimiser),
+        layout=layout,
+        abstract=lambda: jax.eval_shape(init, teacher.abstract(guided) if teacher else {}),
+        leaves=lambda layout: teacher.leaves(guided, layout) if teacher else {},
+        init=init,
         promote=lambda current: state.promote(current, optimiser),
         steps=make_steps(ingredients, manifest, teacher),
     )
 
 
+def gather(
+    keys: Keys,
+    manifest: Mapping[str, Any],
+    role: str,
+    teacher: Callable[[Any], Denoiser] | None,
+    plan: rounds.Rounds,
+    loop: Loop,
+    info: data.Info,
+) -> train_step.Ingredients:
+    """What the step is made of."""
+    optim, kind = keys.part("optim"), manifest["objective"]
+    return train_step.Ingredients(
+        objective=make_objective(kind, keys.part("objective"), manifest) if role != "exact" else None,
+        student=bind_student(manifest, role),
+        teacher=teacher,
+        encode=codecs.load(**manifest["codec"]).encode,
+        learning_rate=rounds.learning_rate(plan, *(optim.take(name) for name in ("lr", "warmup", "decay"))),
+        optimiser=optim.call(train_step.optimiser, but=("lr", "warmup", "decay")),
+        rounds=plan,
+        seed=loop.seed,
+        ema_decay=manifest["ema"],
+        dropout=role == "teacher",
+        flip=info.flip,
+        accumulate=loop.accumulate,
+    )
+
+
 def make_loop(keys: Keys) -> Loop:
     """The trainer's own keys. Raises `UserError` for what is not positive."""
-    loop = Loop(**{field.name: keys.take(field.name) for field in dataclasses.fields(Loop)})
-    for name, least in {"batch_size": 1, "log_every": 1, "save_every": 0, "sample_every": 0, "eval_num": 0}.items():
-        if getattr(loop, name) < least:
-            raise UserError(f"config.{name} {getattr(loop, name)} is less than {least}")
+    parts = {"keep": "checkpoints", "best": "checkpoints", "accumulate": "compute", "updates_per_call": "compute"}
+    values = {}
+    for field in dataclasses.fields(Loop):
+        part = parts.get(field.name)
+        values[field.name] = (keys.part(part) if part else keys).take(field.name)
+    loop = Loop(**values)
+    # The earlier checkpoint is there until the later one is whole, checksums and all, and to go back to after damage.
+    least = {"save_every": 0, "sample_every": 0, "eval_num": 0, "keep": 2}
+    for name in ("batch_size", "log_every", "max_skipped", "accumulate", "updates_per_call", *least):
+        if getattr(loop, name) < least.get(name, 1):
+            where = f"config.{parts[name]}.{name}" if name in parts else f"config.{name}"
+            raise UserError(f"{where} {getattr(loop, name)} is less than {least.get(name, 1)}")
+    logs.require_tracker(loop.wandb)
+    if loop.best:
+        one_of("metric in config.checkpoints.best", loop.best, evaluate.TRACKED)
+        if not loop.eval_num:
+            raise UserError(f"config.checkpoints.best {loop.best!r} needs config.eval_num samples to be scored by")
     return loop
+
+
+def require_calls_fit(loop: Loop, plan: rounds.Rounds) -> None:
+    """Raises `UserError` where a call of `updates_per_call` would go past the end of a round, or a place to log, save
+    or sample at."""
+    each = loop.updates_per_call
+    places = {name: getattr(loop, name) for name in ("log_every", "save_every", "sample_every")}
+    for name, every in [*places.items(), *(("a round's updates", updates) for updates in plan.updates)]:
+        if every % each:
+            raise UserError(f"config.compute.updates_per_call {each} does not divide {name}, {every}")
+
+
+def make_layout(keys: Keys) -> Callable[..., parallel.Layout]:
+    """(devices or None for all) -> where the state lives, by config.mesh and config.sharding."""
+    mesh, rules = keys.part("mesh"), tuple(tuple(rule) for rule in keys.take("sharding"))
+    sizes = {axis: mesh.take(axis) for axis in parallel.AXES}
+    for rule in rules:
+        if len(rule) != 2 or not all(isinstance(part, str) for part in rule):
+            raise UserError(f"config.sharding holds (pattern, rule) pairs, not {rule!r}")
+        one_of("rule in config.sharding", rule[1], parallel.RULES)
+    return lambda devices=None: parallel.Layout(parallel.make_mesh(devices, **sizes), rules)
 
 
 def make_rounds(keys: Keys, objective: Keys, role: str) -> rounds.Rounds:
@@ -162,12 +234,17 @@ def make_steps(
     """Step functions of the first round and of those after a promotion: one and the same if the teacher is what the
     student will be."""
     later = dataclasses.replace(ingredients, teacher=lambda leaves: ingredients.student(leaves["teacher"], None))
-    keys = ("network", "prediction", "time_input")
-    same = teacher and teacher.other is None and all(teacher.manifest[key] == manifest[key] for key in keys)
+    same = teacher and teacher.other is None and meaning(teacher.manifest) == meaning(manifest)
     same = same and (manifest["guidance"]["kind"] == "none" or teacher.manifest["guidance"]["kind"] != "external")
     if same:
         return (train_step.make(later),) * 2
     return train_step.make(ingredients), train_step.make(later)
+
+
+def meaning(manifest: Mapping[str, Any]) -> tuple[Any, ...]:
+    """What a network's weights mean, whatever it computes them in: its dtype and rematerialisation left out."""
+    arguments = {k: v for k, v in manifest["network"]["args"].items() if k not in ("dtype", "remat", "dropout")}
+    return manifest["network"]["name"], arguments, manifest["prediction"], manifest["time_input"]
 
 
 def initial_state(

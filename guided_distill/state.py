@@ -25,6 +25,7 @@ class TrainState:
     ema: Any  # dict[str, Params] or None
     opt_state: Any
     teacher: Any  # dict[str, Params]
+    skipped: Any  # int32 [2]: updates left out for not being finite, in all and the last in a row
 
 
 def create(
@@ -32,7 +33,8 @@ def create(
 ) -> TrainState:
     """A state at step 0; the EMA starts at the weights themselves, so it needs no debiasing."""
     ema = jax.tree.map(jnp.copy, params) if keep_ema else None
-    return TrainState(jnp.zeros((), jnp.int32), params, ema, optimiser.init(params), teacher)
+    skipped = jnp.zeros((2,), jnp.int32)
+    return TrainState(jnp.zeros((), jnp.int32), params, ema, optimiser.init(params), teacher, skipped)
 
 
 def promote(state: TrainState, optimiser: optax.GradientTransformation) -> TrainState:

@@ -5,8 +5,7 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from guided_distill import guidance, runs
-from guided_distill.checkpoint import fingerprint
+from guided_distill import guidance, parallel, runs
 from guided_distill.errors import UserError
 from guided_distill.prediction import Denoiser
 
@@ -31,29 +30,37 @@ class Teacher:
             return 0.0, float("inf")
         return tuple(self.manifest["guidance"].get("range", (0.0, 0.0)))
 
-    def bind(self, guided: bool) -> Callable[[Any], Denoiser]:
-        """leaves -> Denoiser. `guided` False leaves external guidance out, and with it every second forward."""
-        manifest = self.manifest
+    def bind(self, guided: bool, dtype: str = "") -> Callable[[Any], Denoiser]:
+        """leaves -> Denoiser. `guided` False leaves external guidance out, and with it every second forward. It
+        computes in `dtype`, or, when that is "", as it was trained."""
+        manifest, other = _computing(self.main, dtype), _computing(self.other, dtype)
         external = self.other is not None or manifest["guidance"]["kind"] == "external"
         if external and not guided:
             manifest = manifest | {"guidance": {"kind": "none"}}
         if self.other is None or not guided:
             bind = runs.bind(manifest)
             return lambda leaves: bind(leaves["teacher"])
-        main, other = runs.parameterised(manifest), runs.parameterised(self.other.manifest)
+        main, other = runs.parameterised(manifest), runs.parameterised(other)
         classes = self.other.manifest["num_classes"]
         null = {"label": classes} if classes else {}
         return lambda leaves: guidance.guided(main.bind(leaves["teacher"]), null, other.bind(leaves["unconditional"]))
 
-    def leaves(self, guided: bool) -> dict[str, Any]:
-        """The frozen weights, as the state holds them."""
-        leaves = {"teacher": self.main.weights()}
-        return leaves | {"unconditional": self.other.weights()} if self.other is not None and guided else leaves
+    def _runs(self, guided: bool) -> dict[str, runs.Run]:
+        return {"teacher": self.main} | ({"unconditional": self.other} if self.other and guided else {})
+
+    def abstract(self, guided: bool) -> dict[str, Any]:
+        """Shapes and dtypes of the frozen weights, as the state holds them; nothing is read."""
+        return {name: runs.abstract_weights(run.manifest) for name, run in self._runs(guided).items()}
+
+    def leaves(self, guided: bool, layout: parallel.Layout) -> dict[str, Any]:
+        """The frozen weights, as the state holds them, read to where it holds them."""
+        placed = layout.place({"teacher": self.abstract(guided)})["teacher"]  # By the paths that they have in a state.
+        return {name: run.read_weights(placed[name]) for name, run in self._runs(guided).items()}
 
     def lineage(self) -> list[dict[str, Any]]:
         """Run directory, step and hash of each, for the student's manifest."""
         found = [run for run in (self.main, self.other) if run is not None]
-        return [{"run": str(run.dir), "step": run.step, "hash": fingerprint(run.dir, run.step)} for run in found]
+        return [{"run": str(run.dir), "step": run.step, "hash": run.hash} for run in found]
 
 
 def load(run_dir: str, other_dir: str, command: str) -> Teacher:
@@ -82,6 +89,14 @@ def require_fit(manifest: Mapping[str, Any], teacher: Teacher) -> None:
     w_min, w_max = manifest["guidance"].get("range", (0.0, 0.0))
     if w_min < low or w_max > high:
         raise UserError(f"{where}: it knows w in [{low:g}, {high:g}], and [{w_min:g}, {w_max:g}] is asked for")
+
+
+def _computing(run: runs.Run | None, dtype: str) -> dict[str, Any] | None:
+    """A run's manifest with another dtype, where its network has one."""
+    if run is None or not dtype or "dtype" not in runs.network_fields(run.manifest["network"]["name"]):
+        return None if run is None else run.manifest
+    network = run.manifest["network"]
+    return run.manifest | {"network": {**network, "args": {**network["args"], "dtype": dtype}}}
 
 
 def _load(run_dir: str, command: str) -> runs.Run:

@@ -37,6 +37,7 @@ class Ingredients:
     ema_decay: float = 0.0
     dropout: bool = False
     flip: bool = False
+    accumulate: int = 1
 
 
 def optimiser(
@@ -59,50 +60,100 @@ def optimiser(
 
 
 def make(of: Ingredients) -> Callable[[TrainState, Mapping[str, Array]], tuple[TrainState, dict[str, Array]]]:
-    """The step. Pure; jit it with the state donated. Metrics are float32 scalars: loss, grad_norm, learning_rate,
-    num_steps."""
+    """The step. Pure; jit it with the state donated. Metrics are scalars: loss, grad_norm, learning_rate, num_steps,
+    skipped, skipped_in_row.
+
+    Where loss or gradient is not finite, the update is left out (weights, moments and average stay) and counted.
+    """
 
     def step(state: TrainState, batch: Mapping[str, Any]) -> tuple[TrainState, dict[str, Array]]:
-        batch = prepare(of, batch, state.step)
         num_steps = of.rounds.num_steps_at(state.step)
-        (loss, metrics), gradient = jax.value_and_grad(total_loss, argnums=1, has_aux=True)(
-            of, state.params, state, batch, num_steps
-        )
+        loss, metrics, gradient = gradient_of(of, state, batch, num_steps)
+        norm = optax.tree.norm(gradient)
         updates, opt_state = of.optimiser.update(gradient, state.opt_state, state.params)
         rate = of.learning_rate(state.step)
         params = jax.tree.map(lambda p, u: p - rate * u, state.params, updates)
         done, _ = of.rounds.within(state.step)
         ema = None if state.ema is None else moving_average(state.ema, params, of.ema_decay, done)
-        metrics |= {
-            "loss": loss,
-            "grad_norm": optax.tree.norm(gradient),
-            "learning_rate": rate,
-            "num_steps": num_steps,
-        }
-        return TrainState(state.step + 1, params, ema, opt_state, state.teacher), metrics
+        finite = jnp.isfinite(loss) & jnp.isfinite(norm)
+        params, ema, opt_state = jax.tree.map(
+            lambda new, old: jnp.where(finite, new, old),
+            (params, ema, opt_state),
+            (state.params, state.ema, state.opt_state),
+        )
+        total, in_row = state.skipped
+        skipped = jnp.where(finite, jnp.stack([total, 0]), jnp.stack([total + 1, in_row + 1]))
+        metrics |= {"loss": loss, "grad_norm": norm, "learning_rate": rate, "num_steps": num_steps}
+        metrics |= {"skipped": skipped[0], "skipped_in_row": skipped[1]}
+        return TrainState(state.step + 1, params, ema, opt_state, state.teacher, skipped), metrics
 
     return step
 
 
+def trace(step: Callable, state: TrainState, batch: Mapping[str, Any], updates_per_call: int = 1) -> jax.stages.Traced:
+    """The program that training runs, traced: the state is donated, and stays where it is. State and batch (stacked
+    [k, b, ...] for several updates a call) are arrays, or `jax.ShapeDtypeStruct`s with shardings."""
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
+    program = repeat(step) if updates_per_call > 1 else step
+    return jax.jit(program, donate_argnums=0, out_shardings=(shardings, None)).trace(state, batch)
+
+
+def repeat(step: Callable) -> Callable:
+    """The step over stacked batches [k, b, ...], as one program: k updates a call, and the metrics of the last."""
+
+    def steps(state: TrainState, batches: Mapping[str, Any]) -> tuple[TrainState, dict[str, Array]]:
+        state, metrics = jax.lax.scan(step, state, batches)
+        return state, jax.tree.map(lambda values: values[-1], metrics)
+
+    return steps
+
+
+def gradient_of(
+    of: Ingredients, state: TrainState, batch: Mapping[str, Any], num_steps: Array
+) -> tuple[Array, dict[str, Array], Any]:
+    """(loss, metrics, gradient): means over the global batch, computed in `of.accumulate` parts, one after another.
+
+    Part k has every accumulate-th row from the k-th on, so that each device has its share of each part.
+    """
+
+    def part(rows: Mapping[str, Any], draw: Array) -> tuple[Array, dict[str, Array], Any]:
+        rows = prepare(of, rows, draw)
+        (loss, metrics), gradient = jax.value_and_grad(total_loss, argnums=1, has_aux=True)(
+            of, state.params, state, rows, num_steps, draw
+        )
+        return loss, metrics, gradient
+
+    if of.accumulate == 1:
+        return part(batch, state.step)
+    parts = jax.tree.map(lambda v: jnp.swapaxes(v.reshape(-1, of.accumulate, *v.shape[1:]), 0, 1), dict(batch))
+    draws = state.step * of.accumulate + jnp.arange(of.accumulate)
+    zeros = jax.tree.map(jnp.zeros_like, jax.eval_shape(part, *jax.tree.map(lambda v: v[0], (parts, draws))))
+
+    def add(total: Any, this: tuple) -> tuple[Any, None]:
+        return jax.tree.map(lambda sum_, value: sum_ + value / of.accumulate, total, part(*this)), None
+
+    return jax.lax.scan(add, zeros, (parts, draws))[0]
+
+
 def total_loss(
-    of: Ingredients, params: Any, state: TrainState, batch: Mapping[str, Any], num_steps: Array
+    of: Ingredients, params: Any, state: TrainState, batch: Mapping[str, Any], num_steps: Array, draw: Array
 ) -> tuple[Array, dict[str, Array]]:
-    """(sum over networks of the mean over the global batch, metrics)."""
-    key = streams.key(of.seed, "dropout", state.step) if of.dropout else None
+    """(sum over networks of the mean over the batch, metrics); `draw` numbers the random draws of the run."""
+    key = streams.key(of.seed, "dropout", draw) if of.dropout else None
     nets = Nets(
         student=of.student(params["student"], key),
         teacher=None if of.teacher is None else of.teacher(state.teacher),
         ema=None if state.ema is None else of.student(state.ema["student"], None),
     )
-    losses, metrics = of.objective(streams.key(of.seed, "objective", state.step), nets, batch, num_steps)
+    losses, metrics = of.objective(streams.key(of.seed, "objective", draw), nets, batch, num_steps)
     return sum(jnp.mean(loss) for loss in losses.values()), metrics
 
 
-def prepare(of: Ingredients, batch: Mapping[str, Any], step: Array) -> dict[str, Any]:
+def prepare(of: Ingredients, batch: Mapping[str, Any], draw: Array) -> dict[str, Any]:
     """The raw batch flipped at random (where its data set allows it) and encoded, on the device."""
     x = batch["x"]
     if of.flip:
-        chosen = jax.random.bernoulli(streams.key(of.seed, "flip", step), 0.5, (x.shape[0], 1, 1, 1))
+        chosen = jax.random.bernoulli(streams.key(of.seed, "flip", draw), 0.5, (x.shape[0], 1, 1, 1))
         x = jnp.where(chosen, x[:, :, ::-1], x)
     return {**batch, "x": of.encode(to_float(x))}
 

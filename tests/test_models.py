@@ -157,7 +157,7 @@ def test_presets_have_the_published_size(preset, size, num_classes, millions):
     assert round(count / 1e6, 1) == millions
 
 
-@pytest.mark.parametrize("remat", [False, True])
+@pytest.mark.parametrize("remat", ["none", "full"])
 def test_dropout_is_active_iff_its_rng_is_given(remat):
     _, shapes, apply, z, time = build("unet", dropout=0.5, remat=remat, **SHALLOW)
     plain = build("unet", **SHALLOW)[2]
@@ -170,9 +170,10 @@ def test_dropout_is_active_iff_its_rng_is_given(remat):
     assert not np.allclose(dropped[0], expected, atol=1e-3)
 
 
-def test_remat_changes_neither_outputs_nor_gradients():
+@pytest.mark.parametrize("policy", ["dots", "full"])
+def test_remat_changes_neither_outputs_nor_gradients(policy):
     plain, shapes, _, z, time = build("unet", **SHALLOW)
-    remat, remat_shapes, _, _, _ = build("unet", remat=True, **SHALLOW)
+    remat, remat_shapes, _, _, _ = build("unet", remat=policy, **SHALLOW)
     assert shapes == remat_shapes
     moved = perturbed(shapes)
 

@@ -11,6 +11,7 @@ its `make` is `prepared`.
 """
 
 import dataclasses
+import inspect
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -93,6 +94,23 @@ def load(name: str, split: str = "train", classes: bool = True, **arguments) -> 
     return source if classes else source.unlabelled()
 
 
+def empty(name: str, split: str = "train", classes: bool = True, **arguments) -> Source:
+    """The named data set with no examples in it, for plans: its files need not be there. Raises `UserError` as `load`
+    does."""
+    module = resolve("data", name)
+    if not hasattr(module, "INFO"):
+        source = load(name, split, classes, **arguments)
+        return Source(source[:0], source.info)
+    try:
+        given = inspect.signature(module.make).bind(split, **arguments).arguments
+    except TypeError as error:
+        raise UserError(f"data set {name}: {error}") from error
+    size, info = given.get("size", module.INFO.shape[0]), module.INFO
+    info = dataclasses.replace(info, shape=(size, size, info.shape[-1]))
+    arrays = {"x": np.zeros((0, *info.shape), np.uint8), "label": np.zeros((0,), np.int32)}
+    return Source(arrays, info) if classes else Source(arrays, info).unlabelled()
+
+
 def downloads(name: str, directory: str | None = None) -> Path:
     """Where the raw files of a data set are looked for."""
     return shards.root(directory) / "downloads" / name
@@ -109,14 +127,26 @@ def prepared(name: str, split: str, info: Info, how: str, directory: str | None 
     return Source(found[:], info) if found.nbytes <= MEMORY_BYTES else ShardSource(found, info)
 
 
-def batches(source: Source, batch_size: int, seed: int, start: int = 0) -> Iterator[dict[str, np.ndarray]]:
-    """Endless shuffled batches from the `start`-th on; batch k is a function of (seed, k), so a position is one number.
+def order(source: Source, batch_size: int, seed: int) -> grain.MapDataset:
+    """[k] -> which examples the k-th batch is made of, int [batch_size]: shuffled anew in every epoch, endless, a
+    function of (seed, k), so that a position is one number, on any number of processes.
 
     Raises `UserError` when the data set is smaller than one batch.
     """
     if len(source) < batch_size:
         raise UserError(f"batch_size {batch_size} is larger than the data set ({len(source)} examples)")
-    indices = grain.MapDataset.range(len(source)).seed(seed).shuffle().repeat().batch(batch_size)[start:]
+    return grain.MapDataset.range(len(source)).seed(seed).shuffle().repeat().batch(batch_size)
+
+
+def batches(
+    source: Source, batch_size: int, seed: int, start: int = 0, rows: np.ndarray | None = None, stack: int = 0
+) -> Iterator[dict[str, np.ndarray]]:
+    """The batches of `order` from the `start`-th on, [b, ...]; of each only `rows` (None: all) are gathered. `stack`:
+    so many at a time, [stack, b, ...]."""
+    indices = order(source, batch_size, seed)[start:]
+    if stack:
+        indices = indices.batch(stack)
+    wanted = slice(None) if rows is None else rows
     # Two threads gather, a few batches ahead: as many as grain's default would be gigabytes of large images.
     options = grain.ReadOptions(num_threads=2, prefetch_buffer_size=8)
-    return iter(indices.map(lambda index: source[index]).to_iter_dataset(options))
+    return iter(indices.map(lambda index: source[index[..., wanted]]).to_iter_dataset(options))

@@ -14,6 +14,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 MAX_GROUPS = 32
+MAX_FUSED_HEAD = 128
 MIN_GROUP_CHANNELS = 4
 """A group of one channel would lose the channel's mean, and with it an image's brightness."""
 
@@ -83,6 +84,15 @@ class ResBlock(nn.Module):
         return skip + h
 
 
+def attend(
+    q: Float[Array, "b l n d"], k: Float[Array, "b l n d"], v: Float[Array, "b l n d"]
+) -> Float[Array, "b l n d"]:
+    """softmax(q kᵀ / sqrt(d)) v, by cuDNN's fused kernel where there is one: on GPUs, in 16 bits, for heads of up to
+    128."""
+    fused = jax.default_backend() == "gpu" and q.dtype.itemsize == 2 and q.shape[-1] <= MAX_FUSED_HEAD
+    return jax.nn.dot_product_attention(q, k, v, implementation="cudnn" if fused else "xla")
+
+
 class SelfAttention(nn.Module):
     """h + projection of softmax(Q Kᵀ / sqrt(d)) V over all pixels of norm(h).
 
@@ -110,6 +120,6 @@ class SelfAttention(nn.Module):
         h = rearrange(group_norm(channels, "norm")(h), "b h w c -> b (h w) c")
         qkv = nn.Dense(3 * channels, dtype=self.dtype, name="qkv")(h)
         q, k, v = rearrange(qkv, "b l (three n d) -> three b l n d", three=3, n=heads)
-        h = rearrange(jax.nn.dot_product_attention(q, k, v), "b l n d -> b l (n d)")
+        h = rearrange(attend(q, k, v), "b l n d -> b l (n d)")
         h = nn.Dense(channels, kernel_init=nn.initializers.zeros, dtype=self.dtype, name="out")(h)
         return skip + h.reshape(skip.shape)

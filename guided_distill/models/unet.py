@@ -1,8 +1,9 @@
 """U-Net of PD (Salimans and Ho, arXiv:2202.00512) with the w input of GD (Meng et al., arXiv:2210.03142)."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
@@ -32,6 +33,13 @@ PRESETS: dict[str, dict] = {
 `num_classes`, predictions `out_channels`, stages `dropout` and `embed_guidance`."""
 
 
+REMAT: Mapping[str, Callable[[type[nn.Module]], type[nn.Module]]] = {
+    "none": lambda module: module,
+    "dots": partial(nn.remat, policy=jax.checkpoint_policies.dots_saveable),
+    "full": nn.remat,
+}
+
+
 class UNet(nn.Module):
     """(z [b, h, w, c], time [b], cond) -> [b, h, w, out_channels] float32.
 
@@ -49,7 +57,8 @@ class UNet(nn.Module):
       num_heads, head_dim: of the attention; `head_dim` wins if it is given.
       dropout: rate inside the residual blocks, active iff the "dropout" rng is given.
       dtype: "float32" or "bfloat16"; parameters, norms, embeddings and the output layer are float32 always.
-      remat: recompute each block in the backward pass, for less memory; parameters and results are the same.
+      remat: what the backward pass recomputes, for less memory: "none"; "dots", each block but its convolutions and
+        matrix products; "full", each block whole. Parameters and results are the same.
     """
 
     out_channels: int
@@ -65,7 +74,7 @@ class UNet(nn.Module):
     head_dim: int | None = None
     dropout: float = 0.0
     dtype: str = "float32"
-    remat: bool = False
+    remat: str = "none"
 
     def __post_init__(self):
         # JSON has lists; modules have to be hashable.
@@ -96,7 +105,8 @@ class UNet(nn.Module):
             guidance_multiplier=self.guidance_multiplier,
             name="conditioning",
         )(time, cond)
-        rematerialise = nn.remat if self.remat else lambda module: module
+        one_of("remat", self.remat, REMAT)
+        rematerialise = REMAT[self.remat]
         res_block = partial(rematerialise(ResBlock), dropout=self.dropout, dtype=self.dtype)
         attention = partial(
             rematerialise(SelfAttention), num_heads=self.num_heads, head_dim=self.head_dim, dtype=self.dtype

@@ -1,0 +1,52 @@
+"""Sample sheets and scores on the way, from the same noise all along."""
+
+from pathlib import Path
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from guided_distill import codecs, evaluate, pictures, runs, schedules
+from guided_distill.generate import Generator, noise
+from guided_distill.stages import Stage
+from guided_distill.state import TrainState
+
+
+class Preview:
+    """Called with a state in training: samples/<step>.png, and scores against the training data where the config asks
+    for them."""
+
+    def __init__(self, stage: Stage, workdir: Path, mesh: Mesh):
+        self.stage, self.workdir, self.manifest = stage, workdir, stage.manifest
+        codec = codecs.load(**self.manifest["codec"])
+        self.generator = Generator(runs.bind(self.manifest), codec, self.manifest["clip"], mesh)
+
+    def __call__(self, state: TrainState, index: int, step: int) -> dict[str, float]:
+        """Draws what the `index`-th round's student makes after update `step`; returns the scores, {} without
+        `eval_num`. Every process takes part; process 0 writes."""
+        if self.manifest["objective"] == "encoding":
+            return {}
+        shown = 40 if len(self.manifest["shape"]) > 1 else 1000
+        images, labels = self._generate(state, index, max(self.stage.loop.eval_num, shown))
+        if not jax.process_index():
+            path = self.workdir / "samples" / f"{step:08d}.png"
+            pictures.save_grid(path, images[:shown], 10, None if labels is None else labels[:shown])
+        if not self.stage.loop.eval_num:
+            return {}
+        name, features = evaluate.load_features("pixels")
+        fake, real = evaluate.feature_set(images, labels, features), evaluate.reference(self.stage.source, features)
+        return {f"{metric}_{name}": value for metric, value in evaluate.score(fake, real).items()}
+
+    def _generate(self, state: TrainState, index: int, num: int) -> tuple[np.ndarray, np.ndarray | None]:
+        """(samples [num, ...], labels or None) as the manifest recommends, with the round's steps where it has
+        rounds."""
+        weights = (state.params if state.ema is None else state.ema)["student"]
+        steps = self.stage.rounds.num_steps[index] or self.manifest["recommended"]["steps"]
+        cond = {"guidance": np.full((num,), self.manifest["recommended"]["guidance"], np.float32)}
+        labels = None
+        if self.manifest["num_classes"]:
+            labels = cond["label"] = (np.arange(num) % self.manifest["num_classes"]).astype(np.int32)
+        z = noise(0, np.arange(num), tuple(self.manifest["code_shape"]))
+        grid = schedules.grid(schedules.make(**self.manifest["schedule"]), steps)
+        images = self.generator(weights, self.manifest["sampler"], z, cond, grid, seed=0, indices=np.arange(num))
+        return images, labels
