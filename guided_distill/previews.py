@@ -8,8 +8,11 @@ from jax.sharding import Mesh
 
 from guided_distill import codecs, evaluate, pictures, runs, schedules
 from guided_distill.generate import Generator, noise
+from guided_distill.metrics import FeatureSet
 from guided_distill.stages import Stage
 from guided_distill.state import TrainState
+
+REFERENCE = 5000  # Training images at most that samples are scored against: enough to tell one checkpoint from another.
 
 
 class Preview:
@@ -19,6 +22,7 @@ class Preview:
     def __init__(self, stage: Stage, workdir: Path, mesh: Mesh):
         self.stage, self.workdir, self.manifest = stage, workdir, stage.manifest
         codec = codecs.load(**self.manifest["codec"])
+        self._real: FeatureSet | None = None
         self.generator = Generator(runs.bind(self.manifest), codec, self.manifest["clip"], mesh)
 
     def __call__(self, state: TrainState, index: int, step: int) -> dict[str, float]:
@@ -34,8 +38,10 @@ class Preview:
         if not self.stage.loop.eval_num:
             return {}
         name, features = evaluate.load_features("pixels")
-        fake, real = evaluate.feature_set(images, labels, features), evaluate.reference(self.stage.source, features)
-        return {f"{metric}_{name}": value for metric, value in evaluate.score(fake, real).items()}
+        if self._real is None:
+            self._real = evaluate.reference(self.stage.source, features, min(len(self.stage.source), REFERENCE))
+        scores = evaluate.score(evaluate.feature_set(images, labels, features), self._real)
+        return {f"{metric}_{name}": value for metric, value in scores.items()}
 
     def _generate(self, state: TrainState, index: int, num: int) -> tuple[np.ndarray, np.ndarray | None]:
         """(samples [num, ...], labels or None) as the manifest recommends, with the round's steps where it has

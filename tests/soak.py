@@ -134,10 +134,16 @@ def arrays(run: Path) -> dict[str, np.ndarray]:
 
 
 def differences(one: Path, other: Path) -> list[str]:
-    """What two runs of a stage differ in, by name: arrays of their checkpoints, bit for bit, and rows of their logs but
-    for times."""
+    """What two runs of a stage differ in, by name: arrays of the checkpoints that both have kept, every round's last
+    among them, bit for bit, and rows of their logs but for times. (What SIGTERM had saved is one of the newest two of
+    one run alone.)"""
     left, right = arrays(one), arrays(other)
-    out = [f"{name} is in one alone" for name in left.keys() ^ right.keys()]
+    both = {name.split("/")[0] for name in left} & {name.split("/")[0] for name in right}
+    manifest = json.loads((one / "manifest.json").read_text())
+    ends = {str(end) for _, end in manifest["rounds"] or [(0, manifest["updates"])]}
+    out = [f"{end} is not in both" for end in ends - both]
+    left, right = ({k: v for k, v in of.items() if k.split("/")[0] in both} for of in (left, right))
+    out += [f"{name} is in one alone" for name in left.keys() ^ right.keys()]
     out += [name for name in left.keys() & right.keys() if left[name].tobytes() != right[name].tobytes()]
     times = {"images_per_second", "input_wait"}
     logs = [[{k: v for k, v in row.items() if k not in times} for row in rows(run)] for run in (one, other)]
