@@ -110,10 +110,12 @@ def compile_step(
         seconds, (needed, bound) = time.perf_counter() - clock, refused
         return Program(setting, False, kept, max(needed - total, 0), needed, bound, cost, {}, seconds)
     seconds, memory = time.perf_counter() - clock, compiled.memory_analysis()
-    needed = memory.peak_memory_in_bytes or memory.argument_size_in_bytes + memory.temp_size_in_bytes
+    needed, temporaries = memory.peak_memory_in_bytes, memory.temp_size_in_bytes
+    if needed < temporaries:  # CPUs tell no peak that deserves the name.
+        needed = memory.argument_size_in_bytes + temporaries
     sent = {kind: bytes_ // loop.updates_per_call for kind, bytes_ in collectives.count(compiled.as_text()).items()}
     fits = limit is None or needed <= limit  # What the compiler took fits the device itself.
-    return Program(setting, fits, kept, memory.temp_size_in_bytes, needed, bound, cost, sent, seconds)
+    return Program(setting, fits, kept, temporaries, needed, bound, cost, sent, seconds)
 
 
 def abstract_batch(stage: stages.Stage, mesh: jax.sharding.Mesh) -> dict[str, jax.ShapeDtypeStruct]:

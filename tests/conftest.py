@@ -1,6 +1,8 @@
 """JAX is strict here: rank promotion raises, public signatures are checked by jaxtyping. Everything runs offline on the
 CPU."""
 
+import fcntl
+import importlib
 import os
 from pathlib import Path
 
@@ -41,23 +43,28 @@ def ring():
     return Parameterised(Mixture(modes("RING"), 0.12), "v", "logsnr", schedules.Cosine()).bind({})
 
 
-@pytest.fixture(scope="session")
-def digits(tmp_path_factory):
-    """A directory with a tiny chain on digits, trained once: teacher, stage1, stage2."""
-    from configs import digits_chain
+def trained_once(tmp_path_factory, name: str) -> Path:
+    """A directory with the tiny chain of a config, trained by the first worker that asks; the others wait for it."""
     from guided_distill import launch
 
-    workdir = tmp_path_factory.mktemp("digits")
-    launch.train(digits_chain.get_config("tiny").to_dict(), str(workdir))
+    base = tmp_path_factory.getbasetemp()
+    workdir = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / name
+    with workdir.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (workdir / "whole").exists():
+            chain = importlib.import_module(f"configs.{name}_chain").get_config("tiny")
+            launch.train(chain.to_dict(), str(workdir))
+            (workdir / "whole").touch()
     return workdir
+
+
+@pytest.fixture(scope="session")
+def digits(tmp_path_factory):
+    """A directory with a tiny chain on digits: teacher, stage1, stage2. To be read only."""
+    return trained_once(tmp_path_factory, "digits")
 
 
 @pytest.fixture(scope="session")
 def mixture(tmp_path_factory):
-    """A directory with a tiny chain on the mixture, trained once."""
-    from configs import mixture2d_chain
-    from guided_distill import launch
-
-    workdir = tmp_path_factory.mktemp("mixture")
-    launch.train(mixture2d_chain.get_config("tiny").to_dict(), str(workdir))
-    return workdir
+    """A directory with a tiny chain on the mixture. To be read only."""
+    return trained_once(tmp_path_factory, "mixture2d")

@@ -1,7 +1,7 @@
 """Kills the training of a tiny chain again and again, starts it again, and compares every run that gets to its end with
 one that nobody disturbed: weights, average, optimiser, teacher and losses must be the same, bit for bit.
 
-    python tests/soak.py 100 [--seed=0] [--workdir=DIR]         (2 CPU cores, about 20 seconds a kill)
+    python tests/soak.py 100 [--seed=0] [--workdir=DIR]         (2 CPU cores, 6 to 20 seconds a kill)
 
 When and how a run is killed is drawn from the seed: SIGKILL in training, SIGKILL inside a save, SIGTERM. It prints how
 often each was done, and ends with status 1 at the first difference. `tests/test_survival.py` uses its parts.
