@@ -26,7 +26,9 @@ PAGE = """# bfloat16 against float32
 Made by `python -m experiments.precision --publish`; no number is typed by hand. The digits chain ({updates}) at seeds
 {seeds} in either precision: convolutions, matrix products and attention in it, parameters, norms, maths and optimiser
 in float32. Fréchet distance (raw pixels, {num} samples against all 1,797 images, w = 1). `difference`: of the means,
-in pooled standard errors; expected within 2. With three seeds a side a standard error is itself rough.
+in pooled standard errors; expected within 2. With three seeds a side a standard error is itself rough. Both precisions
+have the same noise, labels and examples at a seed, hence rows so alike; and XLA may keep more digits between two
+operations than bfloat16 has, on CPUs more often than elsewhere, so an accelerator may find larger differences.
 
 On {hardware}.
 """
