@@ -501,7 +501,7 @@ def test_evaluate_verb_tells_mistakes_in_one_line(digits, tmp_path, capsys):
     run, weights = str(digits / "stage2"), tmp_path / "weights.pkl"
     weights.write_bytes(b"something else")
     for arguments, said in [
-        (["--features=inception"], "efficientnet_lite0, pixels, squeezenet"),
+        (["--features=vgg"], "efficientnet_lite0, inception, pixels, squeezenet"),
         (["--metrics=fid"], "kernel"),
         (["--features=squeezenet", f"--weights={weights}"], squeezenet.SHA256),
         ([f"--weights={weights}"], "unexpected keyword argument 'weights'"),

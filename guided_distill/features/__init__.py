@@ -28,14 +28,15 @@ class Net:
     """A network as `Features`: images [n, h, w, 1 or 3] in [-1, 1] -> float64 [n, d], `batch_size` at a time.
 
     `apply`: (params, images [b, size, size, 3]) -> [b, d]. Images are stretched to `size` by antialiased bicubic
-    interpolation, grey ones repeated. `identity`: equal ones give equal features.
+    interpolation, or, if it is None, by `apply` itself; grey ones are repeated. `identity`: equal ones give equal
+    features.
     """
 
     name: str
     identity: str
     apply: Callable[[Any, Float[Array, "b h w c"]], Float[Array, "b d"]]
     params: Any
-    size: int
+    size: int | None
     batch_size: int = 64
 
     def __call__(self, images: Float[np.ndarray, "n ..."]) -> Float64[np.ndarray, "n d"]:
@@ -52,10 +53,11 @@ class Net:
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def _program(apply: Callable, size: int, params: Any, images: Float[Array, "b h w c"]) -> Float[Array, "b d"]:
+def _program(apply: Callable, size: int | None, params: Any, images: Float[Array, "b h w c"]) -> Float[Array, "b d"]:
     batch, _, _, channels = images.shape
-    images = jax.image.resize(images, (batch, size, size, channels), "bicubic")
-    return apply(params, jnp.broadcast_to(images, (batch, size, size, 3)))
+    if size is not None:
+        images = jax.image.resize(images, (batch, size, size, channels), "bicubic")
+    return apply(params, jnp.broadcast_to(images, (*images.shape[:3], 3)))
 
 
 def conv(
