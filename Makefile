@@ -1,9 +1,9 @@
-# make demo | make test | make slow | make lint | make peers. Each makes the environment in .venv first, with the python3 it finds (PYTHON=... for another).
+# make demo | make test | make slow | make long | make lint | make peers. Each makes the environment in .venv first, with the python3 it finds (PYTHON=... for another).
 PYTHON ?= python3
 BIN := .venv/bin
 DEMO := runs/demo
 
-.PHONY: demo test slow peers lint format clean
+.PHONY: demo test slow long peers lint format clean
 
 .venv/done: requirements.txt requirements-dev.txt
 	$(PYTHON) -m venv .venv
@@ -19,11 +19,15 @@ demo: .venv/done
 	$(BIN)/python -m experiments.demo --workdir=$(DEMO)
 
 test: .venv/features
-	$(BIN)/python -m pytest -n 2 -m "not slow"
+	$(BIN)/python -m pytest -n 2 -m "not slow and not long"
 
 # Whole experiments, notebooks and the like, from nothing to their last page: minutes more.
 slow: .venv/features
 	$(BIN)/python -m pytest -n 2 -m slow
+
+# Two processes killed and brought back, the benchmarks' own code: too long for CI.
+long: .venv/features
+	$(BIN)/python -m pytest -m long
 
 # Against PyTorch, in the same environment; on Linux give pip an index of CPU wheels, or it brings several GB of CUDA.
 peers: .venv/features requirements-peers.txt

@@ -65,6 +65,8 @@ def run(
             write_description(workdir, stage)
             if start < stage.rounds.total:
                 Training(stage, workdir, layout, checkpoints, preemption, say).run(state, start, profile)
+            else:
+                say(f"{workdir}: update {start} of {start}: trained")
         parallel.wait_for_all(f"end of {workdir}")
         if preemption.due():  # During the last save: in a chain, the next stage must not begin.
             raise Preempted(f"{workdir}: asked to stop, and done")

@@ -32,7 +32,7 @@ def test_a_stateful_program_goes_on_from_its_own_state():
     assert program() == 5
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_bench(tmp_path, monkeypatch, capsys):
     run(monkeypatch, f"--workdir={tmp_path}", "--tiny", "--parts=flags,sampling,update")
     rows = json.loads((tmp_path / "results.json").read_text())

@@ -126,7 +126,7 @@ def test_two_processes_train_as_one_does(pair, mixture, tmp_path):
         np.testing.assert_allclose(one, two, atol=1e-4)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_two_processes_train_the_whole_chain_as_one_does(pair, tmp_path):
     changes = CHAIN | {"stages": {name: {"log_every": 1} for name in ("teacher", "stage1", "stage2")}}
     both = pair("digits_chain.py:tiny", tmp_path / "two", changes)
@@ -153,7 +153,7 @@ def changes_of(config):
     return LONG | {"teacher": config["teacher"]}
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_after_kills_and_a_warning_two_processes_end_where_undisturbed_ones_do(pair, halved, tmp_path):
     """Bit for bit."""
     name, changes, run_dir = "mixture2d_stage2.py:tiny", changes_of(halved), tmp_path / "disturbed"
@@ -178,7 +178,7 @@ def test_after_kills_and_a_warning_two_processes_end_where_undisturbed_ones_do(p
     assert rows(run_dir) == rows(tmp_path / "whole")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_two_processes_go_on_from_a_checkpoint_of_eight_devices(pair, halved, tmp_path):
     name, changes, run_dir = "mixture2d_stage2.py:tiny", changes_of(halved), tmp_path / "eight"
     eight = launched(name, run_dir, changes | {"mesh": {"data": 1, "fsdp": 8}}, devices=8)
