@@ -51,7 +51,7 @@ def test_mixture2d_measures_against_the_exact_flow(tmp_path, monkeypatch, capsys
     )
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_digits_and_demo(tmp_path, monkeypatch, capsys):
     run(digits, monkeypatch, f"--workdir={tmp_path / 'digits'}", "--tiny")
     rows = json.loads((tmp_path / "digits" / "results.json").read_text())
