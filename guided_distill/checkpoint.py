@@ -24,7 +24,8 @@ from guided_distill.errors import UserError
 from guided_distill.files import sha256, write_json
 from guided_distill.state import TrainState
 
-SWEEPS = 100
+QUIET = 25  # Looks, POLL seconds apart, that find nothing left by a save that failed: its threads write on after it.
+SWEEPS, POLL = 200, 0.02
 HASHERS = 4  # Threads; hashing is bound by the disk.
 NOTHING, DAMAGED = -2, -1  # In place of a step, as processes tell each other.
 
@@ -46,6 +47,7 @@ class Checkpoints:
         self._manager: ocp.CheckpointManager | None = None
         self._finishing: threading.Thread | None = None
         self._failure: BaseException | None = None
+        self._failed = False
 
     @property
     def manager(self) -> ocp.CheckpointManager:
@@ -152,6 +154,7 @@ class Checkpoints:
         try:
             yield
         except (OSError, ValueError) as error:
+            self._failed = True
             if jax.process_index() == 0 and step not in self.steps():
                 shutil.rmtree(self.dir / str(step), ignore_errors=True)
                 self._sweep()
@@ -188,13 +191,15 @@ class Checkpoints:
                 self._sweep()
 
     def _sweep(self) -> None:
-        for _ in range(SWEEPS):  # Threads of a save that failed may still be writing into it.
+        quiet = 0
+        for _ in range(SWEEPS):
             left = list(self.dir.glob("*.orbax-checkpoint-tmp*"))
-            if not left:
-                return
             for path in left:
                 shutil.rmtree(path, ignore_errors=True)
-            time.sleep(0.02)
+            quiet = 0 if left else quiet + 1
+            if quiet >= (QUIET if self._failed else 1):
+                return
+            time.sleep(POLL)
 
     def restore(self, abstract: TrainState, step: int) -> tuple[TrainState, int]:
         """(state, data position) of `step`, which `latest_sound` has found sound, into the shapes, dtypes and shardings

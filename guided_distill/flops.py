@@ -44,10 +44,6 @@ def count(function: Callable, *args: Any, **kwargs: Any) -> float:
 
 def of_jaxpr(jaxpr: Jaxpr) -> float:
     """The same of what is traced already."""
-    return _jaxpr(jaxpr)
-
-
-def _jaxpr(jaxpr: Jaxpr) -> float:
     return math.fsum(map(_equation, jaxpr.eqns))
 
 
@@ -65,7 +61,7 @@ def _equation(equation: JaxprEqn) -> float:
         return 0.0
     if name in REDUCTIONS:
         return _floats(equation.invars[-1:] if name.startswith("scatter") else equation.invars)
-    inner = list(map(_jaxpr, _inner(params.values())))
+    inner = list(map(of_jaxpr, _inner(params.values())))
     if name == "while" and any(inner):
         raise UserError("a while_loop's FLOPs depend on its data; use lax.scan or fori_loop with fixed bounds")
     if name == "cond":

@@ -112,6 +112,9 @@ def describe_network(keys: Keys, manifest: Mapping[str, Any], above: Mapping[str
         arguments |= network.PRESETS[part.take("preset")]
     arguments |= part.rest()
     compute = {key: keys.part("compute").take(key) for key in ("dtype", "remat")}
+    for key, value in compute.items():
+        if value and key not in fields:
+            raise UserError(f"config.compute.{key}: network {name!r} has no {key}")
     arguments |= {key: value for key, value in compute.items() if value}
     for key in arguments:
         one_of(f"key in config.network ({name}):", key, sorted(fields))

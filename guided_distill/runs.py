@@ -42,6 +42,9 @@ def read_manifest(run_dir: str | Path) -> dict[str, Any]:
         raise UserError(f"{path} is damaged: {error}") from error
     if manifest.get("format") != FORMAT:
         raise UserError(f"{path} has format {manifest.get('format')}; this version reads {FORMAT}")
+    arguments = manifest["network"]["args"]
+    if isinstance(arguments.get("remat"), bool):  # So it was written before there was a choice.
+        arguments["remat"] = "full" if arguments["remat"] else "none"
     return manifest
 
 

@@ -141,6 +141,16 @@ def test_what_a_student_refuses(arguments, message, digits):
         run.sample(**{"num": 4, **arguments})
 
 
+def test_a_run_from_before_there_was_a_choice_of_remat(digits, tmp_path):
+    shutil.copytree(digits / "stage1", tmp_path / "run")
+    manifest = json.loads((tmp_path / "run/manifest.json").read_text())
+    manifest["network"]["args"]["remat"] = False
+    (tmp_path / "run/manifest.json").write_text(json.dumps(manifest))
+    run = guided_distill.load(tmp_path / "run")
+    assert run.manifest["network"]["args"]["remat"] == "none"
+    np.testing.assert_array_equal(run.sample(2), guided_distill.load(digits / "stage1").sample(2))
+
+
 def test_what_cannot_be_loaded(digits, tmp_path):
     with pytest.raises(UserError, match="no run in"):
         guided_distill.load(tmp_path)

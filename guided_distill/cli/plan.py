@@ -4,8 +4,8 @@
     python -m guided_distill plan --config=configs/digits_stage1.py --devices=8 --config.compute.remat=full
 
 The step that training runs is compiled, for a TPU slice (--topology, with the package libtpu) or for virtual CPU
-devices (--devices). Neither data nor a trained teacher nor an accelerator is needed. Where it does not fit, settings
-that change no result are tried until one does; any key of the config is a flag, as in main.py.
+devices (--devices). Neither data nor a trained teacher nor an accelerator is needed. Where it does not fit, other
+settings of fsdp, remat and accumulate are tried until one does; any key of the config is a flag, as in main.py.
 """
 
 import argparse

@@ -131,66 +131,51 @@ def _max(x: Array, stride: int = 2) -> Array:
     return nn.max_pool(x, (3, 3), (stride, stride), "VALID" if stride == 2 else "SAME")
 
 
-class _InceptionA(nn.Module):
+def _block_a(pooled: int) -> dict[str, tuple[Shape, ...]]:
     """35x35."""
-
-    pooled: int
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w d"]:
-        parts = [
-            _branch(x, "branch1x1", (64,)),
-            _branch(x, "branch5x5", (48,), (64, 5, 5)),
-            _branch(x, "branch3x3dbl", (64,), (96, 3, 3), (96, 3, 3)),
-            _branch(_mean(x), "branch_pool", (self.pooled,)),
-        ]
-        return jnp.concatenate(parts, axis=-1)
+    return {
+        "branch1x1": ((64,),),
+        "branch5x5": ((48,), (64, 5, 5)),
+        "branch3x3dbl": ((64,), (96, 3, 3), (96, 3, 3)),
+        "branch_pool": ((pooled,),),
+    }
 
 
-class _InceptionB(nn.Module):
-    """35x35 -> 17x17."""
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 d"]:
-        parts = [
-            _branch(x, "branch3x3", (384, 3, 3, 2)),
-            _branch(x, "branch3x3dbl", (64,), (96, 3, 3), (96, 3, 3, 2)),
-            _max(x),
-        ]
-        return jnp.concatenate(parts, axis=-1)
+BLOCK_B = {"branch3x3": ((384, 3, 3, 2),), "branch3x3dbl": ((64,), (96, 3, 3), (96, 3, 3, 2))}
+"""35x35 -> 17x17."""
 
 
-class _InceptionC(nn.Module):
+def _block_c(n: int) -> dict[str, tuple[Shape, ...]]:
     """17x17."""
-
-    inner: int
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w d"]:
-        n = self.inner
-        parts = [
-            _branch(x, "branch1x1", (192,)),
-            _branch(x, "branch7x7", (n,), (n, 1, 7), (192, 7, 1)),
-            _branch(x, "branch7x7dbl", (n,), (n, 7, 1), (n, 1, 7), (n, 7, 1), (192, 1, 7)),
-            _branch(_mean(x), "branch_pool", (192,)),
-        ]
-        return jnp.concatenate(parts, axis=-1)
+    return {
+        "branch1x1": ((192,),),
+        "branch7x7": ((n,), (n, 1, 7), (192, 7, 1)),
+        "branch7x7dbl": ((n,), (n, 7, 1), (n, 1, 7), (n, 7, 1), (192, 1, 7)),
+        "branch_pool": ((192,),),
+    }
 
 
-class _InceptionD(nn.Module):
-    """17x17 -> 8x8."""
+BLOCK_D = {
+    "branch3x3": ((192,), (320, 3, 3, 2)),
+    "branch7x7x3": ((192,), (192, 1, 7), (192, 7, 1), (192, 3, 3, 2)),
+}
+"""17x17 -> 8x8."""
+
+
+class _Mixed(nn.Module):
+    """Branches side by side: that of the pool sees the average; where there is none, the maximum stands beside them."""
+
+    branches: Mapping[str, tuple[Shape, ...]]
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 d"]:
         parts = [
-            _branch(x, "branch3x3", (192,), (320, 3, 3, 2)),
-            _branch(x, "branch7x7x3", (192,), (192, 1, 7), (192, 7, 1), (192, 3, 3, 2)),
-            _max(x),
+            _branch(_mean(x) if name == "branch_pool" else x, name, *layers) for name, layers in self.branches.items()
         ]
-        return jnp.concatenate(parts, axis=-1)
+        return jnp.concatenate(parts if "branch_pool" in self.branches else [*parts, _max(x)], axis=-1)
 
 
-class _InceptionE(nn.Module):
+class _MixedLast(nn.Module):
     """8x8; `pool` is an average in the first, a maximum in the second."""
 
     pool: Callable
@@ -232,14 +217,14 @@ class Inception(nn.Module):
         x = _max(_ConvNorm(192, (3, 3), 1, "VALID", name="Conv2d_4a_3x3")(x))
         taps["192"] = x.mean((1, 2))
         for name, pooled in (("5b", 32), ("5c", 64), ("5d", 64)):
-            x = _InceptionA(pooled, name=f"Mixed_{name}")(x)
-        x = _InceptionB(name="Mixed_6a")(x)
+            x = _Mixed(_block_a(pooled), name=f"Mixed_{name}")(x)
+        x = _Mixed(BLOCK_B, name="Mixed_6a")(x)
         for name, inner in (("6b", 128), ("6c", 160), ("6d", 160), ("6e", 192)):
-            x = _InceptionC(inner, name=f"Mixed_{name}")(x)
+            x = _Mixed(_block_c(inner), name=f"Mixed_{name}")(x)
         taps["768"] = x.mean((1, 2))
-        x = _InceptionD(name="Mixed_7a")(x)
-        x = _InceptionE(_mean, name="Mixed_7b")(x)
-        x = _InceptionE(functools.partial(_max, stride=1), name="Mixed_7c")(x)
+        x = _Mixed(BLOCK_D, name="Mixed_7a")(x)
+        x = _MixedLast(_mean, name="Mixed_7b")(x)
+        x = _MixedLast(functools.partial(_max, stride=1), name="Mixed_7c")(x)
         taps["2048"] = x.mean((1, 2))
         taps["logits_unbiased"], taps["logits"] = _Classifier(name="fc")(taps["2048"])
         return taps
