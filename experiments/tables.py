@@ -6,7 +6,7 @@ results.json are skipped, trainings go on where they stopped, and the report is 
 
 import argparse
 import dataclasses
-from collections.abc import Mapping
+import json
 from pathlib import Path
 from types import ModuleType
 
@@ -17,10 +17,14 @@ from rich.console import Console
 from rich.table import Table as Printed
 
 import guided_distill
+from experiments import paper
 from experiments.measure import Measure, sheet
+from experiments.published import FIGURES, Figure
 from experiments.results import Results, arguments
 from guided_distill import data, flops, launch, report, rounds
+from guided_distill.cli import numbers
 from guided_distill.errors import one_of
+from guided_distill.files import write_text
 from guided_distill.hardware import ACCELERATORS, UTILISATION
 from guided_distill.plugins import resolve
 
@@ -31,8 +35,7 @@ SHOWN = ("A100", "H100", "TPU v4", "TPU v5e", "TPU v5p")
 @dataclasses.dataclass(frozen=True)
 class Table:
     """`guidance`, `steps`: the table's axes; `single_w`: the strengths that get a student of their own; `num` samples a
-    row, against `num_reference` images (None: all); `published`: {(method, steps, w): (number, source)}, only what was
-    found in print."""
+    row, against `num_reference` images (None: all)."""
 
     name: str
     title: str
@@ -44,7 +47,11 @@ class Table:
     single_w: tuple[float, ...] = (0.3, 1.0)
     num: int = 50_000
     num_reference: int | None = None
-    published: Mapping[tuple[str, int, float], tuple[str, str]] = dataclasses.field(default_factory=dict)
+
+    @property
+    def figures(self) -> tuple[Figure, ...]:
+        """What the papers have for this table."""
+        return FIGURES.get(self.name, ())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -163,14 +170,31 @@ def dry_run(table: Table, planned: list[Training], measured: list[Row], num: int
 
 
 def measure(table: Table, results: Results, loaded: dict, planned: list[Row], args: argparse.Namespace) -> None:
-    """Computes the rows that do not stand yet."""
+    """Computes the rows that do not stand yet, for each seed of the noise."""
     many = next(row.steps for row in planned if row.method == "teacher")
-    m = Measure(results, loaded["teacher"], args.num, args.seed, many, args.features, args.num_reference)
-    m.floor()
-    for row in planned:
-        number = table.published.get((row.method, row.steps, row.guidance))
-        more = {"published": number[0], "published_source": number[1]} if number and not args.tiny else {}
-        m.row(row.method, loaded[row.run], row.sampler, row.steps, row.guidance, row.evaluations, **more)
+    in_print = {(f.method, f.steps, f.guidance): f for f in table.figures if f.verified and f.metric == "FID"}
+    for seed in args.seeds:
+        m = Measure(results, loaded["teacher"], args.num, seed, many, args.features, args.num_reference)
+        m.floor()
+        for row in planned:
+            figure = in_print.get((row.method, row.steps, row.guidance))
+            more = {"published": f"{figure.value:g}", "published_source": f"FID; {figure.source}"} if figure else {}
+            more = {} if args.tiny else more
+            m.row(row.method, loaded[row.run], row.sampler, row.steps, row.guidance, row.evaluations, **more)
+
+
+def compare(table: Table, rows_there: list[dict], every: list[Row], planned: list[Row], args: argparse.Namespace):
+    """The papers' figures with what `rows_there` (of results.json) has for them, and why there is nothing."""
+    keys = lambda of: {(row.method, row.steps, row.guidance) for row in of}  # noqa: E731
+    known, left = keys(every), keys(planned)
+
+    def why_not(figure: Figure) -> str:
+        key = (figure.method, figure.steps, figure.guidance)
+        if key not in known:
+            return f"no row of {figure.steps} steps at w = {figure.guidance:g} in this table"
+        return "" if key in left else "left out by --only"
+
+    return paper.beside(table.figures, rows_there, why_not, args.features, args.num, args.tiny)
 
 
 def sheets(workdir: Path, table: Table, loaded: dict, seed: int) -> None:
@@ -189,6 +213,7 @@ def main(table: Table, description: str, features: str = "efficientnet_lite0", c
     parser = arguments(description, Path("runs") / "tables" / table.name)
     parser.add_argument("--num", type=int, help=f"samples a row (default {table.num:,})")
     parser.add_argument("--num_reference", type=int, help="images to measure against (default: as the table says)")
+    parser.add_argument("--seeds", help="of the noise, comma-separated, for intervals (default: --seed)")
     parser.add_argument("--features", default=features, help=f"feature function (default {features})")
     parser.add_argument("--only", help=f"parts, comma-separated, of {','.join(PARTS)} (default: all)")
     parser.add_argument("--dry-run", action="store_true", help="print rows, evaluations and estimated hours, and stop")
@@ -206,6 +231,7 @@ def main(table: Table, description: str, features: str = "efficientnet_lite0", c
     parts = args.only.split(",") if args.only else PARTS
     for part in parts:
         one_of("part", part, PARTS)
+    args.seeds = numbers(args.seeds, int) if args.seeds else [args.seed]
     args.num, args.num_reference = args.num or table.num, args.num_reference or table.num_reference
     run(table, args, argument, parts)
 
@@ -214,9 +240,11 @@ def run(table: Table, args: argparse.Namespace, argument: str, parts: tuple[str,
     """Plans; then prints the plan, or trains, measures, draws and reports."""
     needed = {"core", *parts}  # The other chains start from the core's.
     planned = [training for training in trainings(table, argument) if training.part in needed]
-    measured = [row for row in rows(table, planned) if row.part in needed]
+    every = rows(table, trainings(table, argument))
+    measured = [row for row in every if row.part in needed]
     if args.dry_run:
-        return dry_run(table, planned, measured, args.num)
+        dry_run(table, planned, measured, args.num)
+        return show(table, compare(table, existing(args.workdir), every, measured, args))
     launch.prepare_process()
     settings = {name: getattr(args, name) for name in ("num", "num_reference", "seed", "features")}
     results = Results(args.workdir, **settings, argument=argument)
@@ -232,4 +260,21 @@ def run(table: Table, args: argparse.Namespace, argument: str, parts: tuple[str,
             f"Made with --tiny: synthetic stand-in pictures instead of {table.name}, networks trained for seconds. "
             "It shows that everything runs; its numbers say nothing about the method."
         )
+    cells = compare(table, results.rows, every, measured, args)
+    show(table, cells)
+    if cells:
+        write_text(args.workdir / "paper.md", paper.markdown(cells, table.title))
+        print(f"-> {args.workdir / 'paper.md'}")
     print(f"-> {report.of_experiment(args.workdir, table.title, notes, features=args.features)}")
+
+
+def show(table: Table, cells: list[paper.Cell]) -> None:
+    """Prints the paper's table beside ours, where there is one."""
+    if cells:
+        Console(width=None if Console().is_terminal else 200).print(paper.printed(cells, table.title))
+
+
+def existing(workdir: Path) -> list[dict]:
+    """The rows that stand, if any."""
+    path = workdir / "results.json"
+    return json.loads(path.read_text()) if path.is_file() else []

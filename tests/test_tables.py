@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from configs import cifar10_stage1, cifar10_stage2
-from experiments import cifar10, fashion_mnist, imagenet64, tables
+from experiments import cifar10, fashion_mnist, imagenet64, paper, published, tables
 from guided_distill.errors import UserError
 
 ROOT = Path(__file__).parents[1]
@@ -42,7 +42,8 @@ def test_the_plan_is_the_papers_table(name):
     assert all(training.above is None or training.above in trained[:k] for k, training in enumerate(planned))
     assert {row.run for row in rows} <= set(trained)
     measured = {(row.method, row.steps, row.guidance) for row in rows}
-    assert set(table.published) <= measured
+    figures = {(f.method, f.steps, f.guidance) for f in table.figures if f.verified and f.guidance != 0.1}
+    assert figures <= measured  # Of w = 0.1 there is only a teacher's figure.
 
 
 def test_examples_are_those_of_all_rounds():
@@ -81,6 +82,70 @@ def test_an_unknown_part_is_named(monkeypatch, tmp_path):
     monkeypatch.setattr(sys, "argv", ["x", f"--workdir={tmp_path}", "--tiny", "--only=stocastic"])
     with pytest.raises(UserError, match=r"stocastic.*valid: core, stochastic, single_w, unguided"):
         cifar10.main()
+
+
+def figure(metric="FID", source="somewhere", **changes):
+    given = {"method": "student", "steps": 4, "guidance": 0.3, "value": 2.0}
+    return published.Figure(**{**given, **changes}, metric=metric, source=source)
+
+
+def beside(figures, rows, features="inception", num=paper.NUM, why_not=lambda figure: "", **more):
+    return paper.beside(figures, rows, why_not, features, num, **more)
+
+
+def test_a_difference_and_its_interval_over_seeds():
+    key = {"method": "student", "steps": 4, "guidance": 0.3}
+    rows = [{**key, "seed": k, "frechet_distance": value} for k, value in enumerate((2.5, 2.7, 2.9))]
+    (cell,) = beside([figure()], [*rows, {**key, "steps": 2, "frechet_distance": 9.0}])
+    assert cell.difference == pytest.approx(0.7) and not cell.missing
+    assert cell.half_width == pytest.approx(4.302653 * 0.2 / 3**0.5)  # Student's t of two degrees of freedom.
+    (alone,) = beside([figure()], rows[:1])
+    assert alone.half_width is None and "(1 seed)" in alone.text()[5]
+    (few,) = beside([figure()], rows, num=1000)
+    assert few.values and few.missing == "1,000 samples instead of 50,000"
+
+
+@pytest.mark.parametrize(
+    "given, missing",
+    [
+        ({"stand_in": True}, "stand-in pictures"),
+        ({"features": "efficientnet_lite0"}, "efficientnet_lite0 is not Inception-v3"),
+        ({"why_not": lambda f: "left out by --only"}, "left out by --only"),
+        ({}, "not measured yet"),
+    ],
+)
+def test_an_empty_cell_says_what_is_missing(given, missing):
+    (cell,) = beside([figure()], [], **given)
+    assert missing in cell.missing and cell.difference is None and cell.text()[5:] == ["", ""]
+
+
+def test_recalled_figures_stand_in_brackets_wherever_they_are_shown():
+    cells = beside([figure(), figure(source=published.RECALLED, value=3.25, metric="IS")], [])
+    page = paper.markdown(cells, "x")
+    assert "| [3.25] |" in page and "| 2 |" in page and "[2]" not in page
+    assert f"source 2: {published.RECALLED}" in page and "missing a: not measured yet" in page
+    table = paper.printed(cells, "x")
+    assert list(table.columns[4].cells) == ["2", "[3.25]"]
+
+
+def test_only_what_was_found_in_print_counts_as_published():
+    """PAPER: S at w = 0.3, one figure of D, progressive distillation and the teachers of Ho & Salimans."""
+    found = [f for f in published.FIGURES["imagenet64"] if f.verified]
+    stochastic = {(f.steps, f.guidance): f.value for f in found if f.method == "stochastic student"}
+    assert stochastic == {(1, 0.3): 18.5, (2, 0.3): 5.81, (4, 0.3): 2.24, (8, 0.3): 2.31}
+    assert [(f.steps, f.guidance, f.value) for f in found if f.method == "student"] == [(1, 1.0, 7.54)]
+    assert all(f.metric == "FID" for f in found if f.method != "teacher")
+    assert len({(f.method, f.steps, f.guidance, f.metric, f.source) for f in published.FIGURES["imagenet64"]}) == len(
+        published.FIGURES["imagenet64"]
+    )
+
+
+def test_a_dry_run_says_what_each_figure_lacks(capsys, monkeypatch, tmp_path):
+    monkeypatch.setattr(sys, "argv", ["x", f"--workdir={tmp_path}", "--dry-run", "--only=core", "--features=inception"])
+    imagenet64.main()
+    printed = capsys.readouterr().out
+    assert "left out by --only" in printed and "not measured yet" in printed
+    assert "no row of 1024 steps at w = 0.1" in printed and "[2.92]" in printed
 
 
 @pytest.mark.slow
