@@ -19,7 +19,7 @@ demo: .venv/done
 	$(BIN)/python -m experiments.demo --workdir=$(DEMO)
 
 test: .venv/features
-	$(BIN)/python -m pytest -n 2 --dist=loadfile -m "not slow and not long"
+	$(BIN)/python -m pytest -n 2 --dist=loadfile --no-loadscope-reorder -m "not slow and not long"
 
 # Whole experiments, notebooks and the like, from nothing to their last page: minutes more.
 slow: .venv/features

@@ -377,7 +377,10 @@ def test_one_process_in_a_directory_a_lock_that_dies_with_it_and_ctrl_c(teacher,
     steps = checkpoint.Checkpoints(run).steps()
     for step in steps:
         checkpoint.verify(run / "checkpoints", step)
-    assert steps[-1] >= last and names(run) == saved(*steps)
+    # A save that Ctrl-C fell into may have left a step without checksums, which does not count.
+    unfinished = names(run) - saved(*steps)
+    assert steps[-1] >= last and saved(*steps) <= names(run)
+    assert all(name.isdigit() and int(name) > steps[-1] for name in unfinished) and len(unfinished) <= 1
 
 
 def test_the_newest_and_every_rounds_last_are_kept(teacher, whole, tmp_path):
