@@ -1,23 +1,28 @@
-"""Weights that PyTorch or numpy pickled, read without PyTorch, and without running what a pickle asks for.
+"""Weights of PyTorch's networks, read without PyTorch, and without running what a pickle asks for.
 
 A pickle may call anything that it can name. Here it can name what tensors are made of, and nothing else; and a file is
-only opened when its hash is the expected one. Formats: PyTorch's of before 1.6 ("legacy"), its zip archives since, and
-plain pickles of numpy arrays.
+only opened when its hash is the expected one. Formats: PyTorch's of before 1.6 ("legacy"), its zip archives since,
+plain pickles of numpy arrays; and safetensors, which run nothing, so that any file of them may be read.
 """
 
 import hashlib
+import json
 import math
 import pickle
+import re
 import zipfile
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from io import BufferedIOBase
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import ml_dtypes
 import numpy as np
+import safetensors
+from flax.traverse_util import flatten_dict, unflatten_dict
 
+from guided_distill import files
 from guided_distill.errors import UserError
 
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
@@ -153,3 +158,108 @@ def _flat(value: Any, name: str = "") -> list[tuple[str, np.ndarray]]:
         return [(name, value)]
     pairs = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list | tuple) else ()
     return [found for key, part in pairs for found in _flat(part, f"{name}.{key}" if name else str(key))]
+
+
+# Safetensors, and folders of them as Hugging Face lays them out.
+
+
+class Pretrained(NamedTuple):
+    """`arrays` by their names in float32, the content of `config.json` (None without one), and a hash of the files."""
+
+    arrays: dict[str, np.ndarray]
+    config: dict[str, Any] | None
+    sha256: str
+
+
+def pretrained(path: str | Path, wanted: Callable[[str], bool] = lambda name: True) -> Pretrained:
+    """A .safetensors file, or a folder with model.safetensors or its numbered parts; and the config.json beside it.
+    Only arrays whose name is `wanted` are read. Raises `UserError` where there is none, and for damaged ones."""
+    path = Path(path)
+    parts = _parts(path)
+    arrays: dict[str, np.ndarray] = {}
+    for part in parts:
+        try:
+            with safetensors.safe_open(part, "numpy") as file:
+                names = [name for name in file.keys() if wanted(name)]  # noqa: SIM118 (not a mapping)
+                arrays |= {name: np.asarray(file.get_tensor(name), np.float32) for name in names}
+        except (safetensors.SafetensorError, OSError) as error:
+            raise UserError(f"{part} cannot be read as safetensors: {error}") from error
+    beside = parts[0].parent / "config.json"
+    config = read_json(beside) if beside.is_file() else None
+    hashes = [files.sha256(part) for part in parts]
+    whole = hashes[0] if len(hashes) == 1 else hashlib.sha256(" ".join(hashes).encode()).hexdigest()
+    return Pretrained(arrays, config, whole)
+
+
+def _parts(path: Path) -> list[Path]:
+    if path.is_file():
+        return [path]
+    if (path / "model.safetensors").is_file():
+        return [path / "model.safetensors"]
+    index = path / "model.safetensors.index.json"
+    if not index.is_file():
+        raise UserError(f"no weights at {path}: expected a .safetensors file, or a folder with model.safetensors in it")
+    parts = [path / name for name in sorted(set(read_json(index).get("weight_map", {}).values()))]
+    if missing := [part.name for part in parts if not part.is_file()]:
+        raise UserError(f"of the weights in {path} there is no {some(missing)}: its parts belong together")
+    return parts
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A file's JSON object. Raises `UserError` for a file that is none."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read as JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path} holds a {type(content).__name__}; expected a JSON object")
+    return content
+
+
+def to_flax(given: Mapping[str, np.ndarray], shapes: Mapping[str, Any], what: str) -> dict[str, Any]:
+    """The parameters of a Flax module whose layers are named as PyTorch's: the leaf layers_0/fc1/kernel is
+    layers.0.fc1.weight.
+
+    `shapes`: the module's parameters, or what `jax.eval_shape` says of them. Kernels are turned: [o, i] -> [i, o],
+    [o, i, h, w] -> [h, w, i, o]. Raises `UserError`, "these are not the weights of <what>", that lists what is missing,
+    not expected, or of another shape.
+    """
+    leaves = {_torch_name(path): (path, leaf.shape) for path, leaf in flatten_dict(dict(shapes)).items()}
+    turned = {
+        name: _turned(array) if name in leaves and leaves[name][0][-1] == "kernel" else array
+        for name, array in given.items()
+    }
+    faults = {
+        "missing": [name for name in leaves if name not in turned],
+        "not expected": [name for name in turned if name not in leaves],
+        "of another shape": [
+            f"{name} {list(given[name].shape)} instead of {_told(path, shape)}"
+            for name, (path, shape) in leaves.items()
+            if name in turned and turned[name].shape != shape
+        ],
+    }
+    if any(faults.values()):
+        told = "; ".join(f"{fault}: {some(names)}" for fault, names in faults.items() if names)
+        raise UserError(f"these are not the weights of {what}: {told}")
+    return unflatten_dict({path: turned[name].astype(np.float32) for name, (path, _) in leaves.items()})
+
+
+def _torch_name(path: tuple[str, ...]) -> str:
+    *layers, leaf = path
+    layers = [re.sub(r"_(\d+)$", r".\1", layer) for layer in layers]
+    return ".".join([*layers, "weight" if leaf in ("kernel", "scale", "embedding") else leaf])
+
+
+def _turned(kernel: np.ndarray) -> np.ndarray:
+    return kernel.transpose(2, 3, 1, 0) if kernel.ndim == 4 else kernel.T
+
+
+def _told(path: tuple[str, ...], shape: tuple[int, ...]) -> list[int]:
+    """A shape as PyTorch has it."""
+    return list(shape[-1:-3:-1] + shape[:-2]) if path[-1] == "kernel" else list(shape)
+
+
+def some(names: list[str], most: int = 6) -> str:
+    """The first of them in print, and how many more there are."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
