@@ -5,7 +5,7 @@ DEMO := runs/demo
 
 .PHONY: demo test slow long peers lint format clean
 
-.venv/done: requirements.txt requirements-dev.txt
+.venv/done: requirements.txt requirements-dev.txt requirements-compare.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt -r requirements-dev.txt
 	touch $@
@@ -30,8 +30,9 @@ long: .venv/features
 	$(BIN)/python -m pytest -m long
 
 # Against PyTorch, in the same environment; on Linux give pip an index of CPU wheels, or it brings several GB of CUDA.
-peers: .venv/features requirements-peers.txt
+peers: .venv/features requirements-peers.txt requirements-peers-alone.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-peers.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements-peers-alone.txt
 	$(BIN)/python -m pytest -m peers
 
 lint: .venv/done

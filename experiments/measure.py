@@ -25,7 +25,8 @@ class Measure:
         self.results, self.teacher, self.num, self.seed, self.teacher_steps = results, teacher, num, seed, teacher_steps
         self.metrics, (_, self.features) = evaluate.default_metrics(features), evaluate.load_features(features)
         self.source = data.load(**teacher.manifest["data"])
-        self.real = evaluate.reference(self.source, self.features, num_reference, cache=evaluate.CACHE)
+        self.logits = "inception_score" in self.metrics
+        self.real = evaluate.reference(self.source, self.features, num_reference, 0, evaluate.CACHE, self.logits)
         classes = teacher.manifest["num_classes"]
         self.labels = np.arange(num) % classes if classes else None
         self.partners: dict[float, evaluate.FeatureSet] = {}
@@ -35,7 +36,7 @@ class Measure:
         images = run.sample(self.num, steps, w, self.labels, self.seed, sampler, clip=clip)
         if clip is False:
             images = np.clip(images, -1, 1)
-        return evaluate.feature_set(images, self.labels, self.features)
+        return evaluate.feature_set(images, self.labels, self.features, logits=self.logits)
 
     def partner(self, w: float) -> evaluate.FeatureSet:
         """The teacher's samples from the same noise."""

@@ -1,16 +1,16 @@
 """Generation + metrics: how good samples are, against data and against a teacher from the same noise."""
 
 import hashlib
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from guided_distill.codecs import to_float
+from guided_distill import extraction, image_sets
 from guided_distill.data import Source
 from guided_distill.errors import UserError
 from guided_distill.features import Features
+from guided_distill.image_sets import ImageSet
 from guided_distill.metrics import FeatureSet
 from guided_distill.plugins import resolve
 
@@ -18,12 +18,14 @@ AGAINST_DATA = ("frechet", "precision_recall", "class_variance")
 TRACKED = ("frechet_distance_pixels", "precision_pixels", "recall_pixels")
 """What the scores of a training run can be ranked by."""
 CACHE = Path.home() / ".cache" / "guided_distill" / "features"
-CHUNK = 4096  # Images that are floats at a time.
+CHUNK = 4096  # Examples that are read at a time.
 
 
 def default_metrics(features: str) -> tuple[str, ...]:
-    """Names of metrics: with a network's many features, the one that few samples do not bias comes first."""
-    return AGAINST_DATA if features == "pixels" else ("kernel", *AGAINST_DATA)
+    """Names of metrics: with a network's many features, the one that few samples do not bias comes first; of
+    Inception-v3 its score, too."""
+    scored = ("inception_score",) if features == "inception" else ()
+    return AGAINST_DATA if features == "pixels" else ("kernel", *AGAINST_DATA, *scored)
 
 
 def load_features(name: str, weights: str | None = None, **arguments) -> tuple[str, Features]:
@@ -40,51 +42,64 @@ def load_features(name: str, weights: str | None = None, **arguments) -> tuple[s
 
 
 def feature_set(
-    images: np.ndarray, labels: np.ndarray | None, features: Features, cache: Path | None = None
+    images: np.ndarray,
+    labels: np.ndarray | None,
+    features: Features,
+    cache: Path | None = None,
+    logits: bool = False,
 ) -> FeatureSet:
-    """The features of images (uint8, or float in [-1, 1]) with their labels. With `cache`, a folder, a network's are
-    looked up there by the images themselves and the network, and kept."""
+    """The features of images (uint8, or float in [-1, 1]) with their labels, and with the network's `logits` if asked
+    for. With `cache`, a folder, a network's are looked up there by the images themselves and the network, and kept:
+    memory-mapped."""
+    return of_images(image_sets.of_array(np.asarray(images)), labels, features, cache, logits)
+
+
+def of_images(
+    images: ImageSet, labels: np.ndarray | None, features: Features, cache: Path | None = None, logits: bool = False
+) -> FeatureSet:
+    """As `feature_set`, of images that need not be in memory."""
     identity = getattr(features, "identity", None)
     if cache is None or identity is None:
-        return FeatureSet(_features(images, features), labels)
-    images = np.ascontiguousarray(images)
-    key = hashlib.sha256(f"{identity} {images.dtype} {images.shape}".encode())
-    key.update(images.data)
-    path = cache / f"{key.hexdigest()}.npy"
-    if path.is_file():
-        return FeatureSet(np.load(path, allow_pickle=False).astype(np.float64), labels)
-    found = _features(images, features)
-    cache.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(f".{os.getpid()}.part")
-    with part.open("wb") as file:
-        np.save(file, found.astype(np.float32))  # As the network made them.
-    part.replace(path)
-    return FeatureSet(found, labels)
-
-
-def _features(images: np.ndarray, features: Features) -> np.ndarray:
-    return np.concatenate([features(to_float(images[k : k + CHUNK])) for k in range(0, max(len(images), 1), CHUNK)])
+        found, of_logits = extraction.in_memory(features, images, logits)
+    else:
+        key = hashlib.sha256(f"{identity} {images.digest()}".encode()).hexdigest()
+        found, of_logits = extraction.extract(features, images, cache / key, logits)
+    return FeatureSet(found, labels, of_logits)
 
 
 def reference(
-    source: Source, features: Features, num: int | None = None, seed: int = 0, cache: Path | None = None
+    source: Source,
+    features: Features,
+    num: int | None = None,
+    seed: int = 0,
+    cache: Path | None = None,
+    logits: bool = False,
 ) -> FeatureSet:
     """The features of a whole data set, or of `num` examples, drawn by `seed` without replacement. Raises `UserError`
     when there are fewer."""
     if num is None:
-        return _part(source, slice(None), features, cache)
+        return _part(source, None, features, cache, logits)
     if not 0 < num <= len(source):
         raise UserError(f"a reference of {num} images; the data set has {len(source)}")
-    return _part(source, _order(len(source), seed)[:num], features, cache)
+    return _part(source, order(len(source), seed)[:num], features, cache, logits)
 
 
-def _order(num: int, seed: int) -> np.ndarray:
+def order(num: int, seed: int) -> np.ndarray:
+    """The numbers below `num`, shuffled."""
     return np.random.default_rng([2023, seed]).permutation(num)
 
 
-def _part(source: Source, index: np.ndarray | slice, features: Features, cache: Path | None) -> FeatureSet:
-    part = source[index]
-    return feature_set(part["x"], part.get("label"), features, cache)
+def _part(source: Source, index: np.ndarray | None, features: Features, cache: Path | None, logits: bool) -> FeatureSet:
+    return of_images(image_sets.of_source(source, index), labels_of(source, index), features, cache, logits)
+
+
+def labels_of(source: Source, index: np.ndarray | None = None) -> np.ndarray | None:
+    """The labels of a data set, or of its examples of `index`; None where it has none. Not all images are in memory at
+    a time."""
+    if not source.info.num_classes or "label" not in source[:1]:
+        return None
+    index = np.arange(len(source)) if index is None else index
+    return np.concatenate([source[index[k : k + CHUNK]]["label"] for k in range(0, len(index), CHUNK)])
 
 
 def floor(
@@ -102,13 +117,13 @@ def floor(
     it (or `num`, if fewer) against its other images. Also `num` and `num_reference`, the sizes that were compared.
     """
     if len(source) - len(real.features) >= num:
-        rest = _order(len(source), seed)[len(real.features) :]
-        fake, other = _part(source, rest[:num], features, cache), real
+        rest = order(len(source), seed)[len(real.features) :]
+        fake, other = _part(source, rest[:num], features, cache, real.logits is not None), real
     else:
-        order, size = _order(len(real.features), seed), min(num, len(real.features) // 2)
+        shuffled, size = order(len(real.features), seed), min(num, len(real.features) // 2)
         fake, other = (
-            FeatureSet(real.features[rows], None if real.labels is None else real.labels[rows])
-            for rows in (order[:size], order[size:])
+            FeatureSet(*(None if array is None else array[rows] for array in real))
+            for rows in (shuffled[:size], shuffled[size:])
         )
     sizes = {"num": len(fake.features), "num_reference": len(other.features)}
     return {**sizes, **score(fake, other, metrics=metrics)}

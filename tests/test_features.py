@@ -478,6 +478,7 @@ def test_the_floor_compares_different_images(numbered, num_reference, num, sizes
 def test_the_unbiased_metric_comes_first_on_networks():
     assert evaluate.default_metrics("pixels") == evaluate.AGAINST_DATA
     assert evaluate.default_metrics("squeezenet") == ("kernel", *evaluate.AGAINST_DATA)
+    assert evaluate.default_metrics("inception")[-1] == "inception_score"
 
 
 @needs_squeezenet

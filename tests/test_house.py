@@ -117,7 +117,8 @@ def test_every_codec_returns_what_it_encodes(name):
 @pytest.mark.parametrize("name", plugins.names("metrics"))
 def test_every_metric(name):
     rng = np.random.default_rng(0)
-    fake, real = (metrics.FeatureSet(rng.standard_normal((64, 3)), np.arange(64) % 4) for _ in range(2))
+    draw = rng.standard_normal
+    fake, real = (metrics.FeatureSet(draw((64, 3)), np.arange(64) % 4, draw((64, 5))) for _ in range(2))
     out = plugins.resolve("metrics", name).compute(fake, real)
     assert out and all(isinstance(value, float) and np.isfinite(value) for value in out.values())
 

@@ -7,14 +7,26 @@ import math
 import numpy as np
 import pytest
 import scipy.linalg
+import scipy.ndimage
+import scipy.special
 from sklearn.datasets import load_digits
 
 from guided_distill import metrics
 from guided_distill.errors import UserError
 from guided_distill.features import pixels
-from guided_distill.metrics import FeatureSet, class_variance, energy, frechet, kernel, paired, precision_recall
+from guided_distill.metrics import (
+    FeatureSet,
+    class_variance,
+    energy,
+    frechet,
+    inception_score,
+    kernel,
+    nearest,
+    paired,
+    precision_recall,
+)
 
-NAMES = ("frechet", "kernel", "precision_recall", "class_variance", "paired", "energy")
+NAMES = ("frechet", "kernel", "precision_recall", "class_variance", "paired", "energy", "nearest")
 
 
 def features(array, labels=None):
@@ -269,18 +281,169 @@ def test_kernel_distance_grows_with_a_shift_and_not_with_the_order_of_samples(rn
     assert 0 < difference < 6 * values[1]["kernel_distance_error"] / math.sqrt(kernel.SUBSETS)
 
 
-def test_distances_do_not_depend_on_the_blocks(rng, monkeypatch):
+def whole(a, b):
+    """All distances, put together from the tiles."""
+    found = np.full((len(a), len(b)), np.nan)
+    for rows, columns, tile in metrics.distance_tiles(a, b):
+        found[rows, columns] = tile
+    return found
+
+
+@pytest.mark.parametrize("entries", [1, 40, 10_000])
+def test_distances_do_not_depend_on_the_blocks(entries, rng, monkeypatch):
+    monkeypatch.setattr(metrics, "BLOCK_ENTRIES", entries)
     a, b = 1e3 + rng.standard_normal((23, 5)), 1e3 + rng.standard_normal((11, 5))
-    expected = np.linalg.norm(a[:, None] - b, axis=-1)
-    for entries in (1, 40, 10_000):
-        monkeypatch.setattr(metrics, "BLOCK_ENTRIES", entries)
-        np.testing.assert_allclose(np.concatenate(list(metrics.distance_blocks(a, b))), expected, rtol=1e-9)
+    np.testing.assert_allclose(whole(a, b), np.linalg.norm(a[:, None] - b, axis=-1), rtol=1e-9)
+    own = np.linalg.norm(a[:, None] - a, axis=-1)
+    tiles = list(metrics.distance_tiles(a))
+    assert all(columns.start >= rows.start for rows, columns, _ in tiles)
+    for rows, columns, tile in tiles:
+        np.testing.assert_allclose(tile, own[rows, columns], rtol=1e-9)
+    np.testing.assert_allclose(metrics.nearest_distances(a, 3), np.sort(own, axis=1)[:, 1:4], rtol=1e-9)
 
 
 def test_equal_rows_are_at_exactly_zero(rng):
     x = rng.standard_normal((200, 64))
-    distances = np.concatenate(list(metrics.distance_blocks(x[::-1], x)))[::-1]
+    distances = whole(x[::-1], x)[::-1]
     assert np.all(np.diag(distances) == 0) and np.sum(distances == 0) == 200
+
+
+def test_one_real_image_again_and_again_is_precise_and_recalls_nothing(digits):
+    real = features(digits[:300])
+    found = precision_recall.compute(features(np.repeat(digits[7:8], 60, axis=0)), real)
+    assert found["precision"] == 1 and found["recall"] < 0.01
+
+
+def test_missing_classes_lower_recall_and_not_precision(digits):
+    labels = load_digits().target
+    real, rest = np.arange(0, 900), np.arange(900, 1797)
+    whole_set, half = rest[:400], rest[labels[rest] < 5][:400]
+    values = [precision_recall.compute(features(digits[i]), features(digits[real])) for i in (whole_set, half)]
+    assert values[1]["recall"] < values[0]["recall"] - 0.25
+    assert values[1]["precision"] > values[0]["precision"] - 0.05
+
+
+def test_known_radii_change_nothing(digits):
+    fake, real = features(digits[:80]), features(digits[80:200])
+    radii = metrics.nearest_distances(real.features, 3)
+    found = precision_recall.compute(fake, real, real_radii=radii[:, 2])
+    assert found == precision_recall.compute(fake, real)
+    assert nearest.compute(fake, real, own=radii[:, 0]) == nearest.compute(fake, real)
+
+
+def test_nearest_tells_copies():
+    real = np.array([0.0, 1.0, 3.0, 7.0])[:, None]  # Own distances 1, 1, 2, 4: the 1 % quantile is 1.
+    fake = np.array([0.0, 0.5, 5.0, 9.0, 2.0])[:, None]  # 0, 0.5, 2, 2 and 1, which is not below it.
+    found = nearest.compute(features(fake), features(real))
+    assert found["nearest_limit"] == 1 and found["nearest_median"] == 1 and found["nearest_share"] == 2 / 5
+    np.testing.assert_allclose(found["nearest_percentile"], 0.02)
+    twice = np.repeat(real, 2, axis=0)  # Limit 0: exact copies count, and nothing else.
+    found = nearest.compute(features(fake), features(twice))
+    assert found["nearest_limit"] == 0 and found["nearest_share"] == 1 / 5
+
+
+def test_new_samples_of_the_distribution_are_near_in_one_of_a_hundred(rng):
+    x = rng.standard_normal((4000, 6))
+    share = nearest.compute(features(x[:2000]), features(x[2000:]))["nearest_share"]
+    assert 0.003 < share < 0.02
+    copies = x[2000:4000] + 1e-3 * rng.standard_normal((2000, 6))
+    assert nearest.compute(features(copies), features(x[2000:]))["nearest_share"] > 0.99
+
+
+def logits_of(p, n):
+    """A set of n samples, all of whose answers are p."""
+    return FeatureSet(np.zeros((n, 1)), None, np.log(np.broadcast_to(p, (n, len(p)))) + 5.0)
+
+
+def test_inception_score_in_closed_form():
+    same = inception_score.compute(logits_of([0.5, 0.25, 0.25], 40), features([[0.0]]))
+    np.testing.assert_allclose(list(same.values()), [1, 0], atol=1e-12)
+    certain = 50 * np.eye(4)[np.arange(400) % 4]
+    mean, std = inception_score.of_logits(certain, splits=1)
+    np.testing.assert_allclose((mean, std), (4, 0), rtol=1e-9, atol=1e-9)
+    for n in (1, 3):  # Fewer than parts: a sample each.
+        np.testing.assert_allclose(inception_score.of_logits(certain[:n]), (1, 0), atol=1e-9)
+
+
+def test_inception_score_by_its_definition(rng):
+    logits = 2 * rng.standard_normal((57, 5)) - 1e3
+    order = np.random.RandomState(2020).permutation(57)
+    p = scipy.special.softmax(logits[order], axis=1)
+    parts = [p[k * 57 // 10 : (k + 1) * 57 // 10] for k in range(10)]
+    scores = [np.exp(np.mean(np.sum(q * np.log(q / q.mean(axis=0)), axis=1))) for q in parts]
+    np.testing.assert_allclose(inception_score.of_logits(logits), (np.mean(scores), np.std(scores)), rtol=1e-12)
+
+
+def test_inception_score_says_what_it_needs():
+    for given, message in [
+        (features(GOOD), "needs a classifier's logits"),
+        (FeatureSet(GOOD, None, GOOD[:5]), "5 rows of logits for 8 samples"),
+        (FeatureSet(GOOD, None, np.where(GOOD > 500, np.nan, GOOD)), "NaN or infinite logits"),
+    ]:
+        with pytest.raises(UserError, match=message):
+            inception_score.compute(given, features(GOOD))
+
+
+def test_kid_takes_the_whole_of_small_sets(rng):
+    x, y = rng.standard_normal((30, 4)), 1 + rng.standard_normal((30, 4))
+    mean, std, size = kernel.kid(features(x), features(y))
+    assert size == 30 and std < 1e-12
+    np.testing.assert_allclose(mean, kernel.squared_mmd(x, y), rtol=1e-12)
+    large = features(rng.standard_normal((40, 4))), features(1 + rng.standard_normal((50, 4)))
+    mean, _, size = kernel.kid(*large, subset_size=20)
+    assert size == 20 and mean == kernel.compute(*large, subset_size=20)["kernel_distance"]
+
+
+@pytest.mark.parametrize("offset", [0.0, 1e6])
+def test_gaussians_are_exact_about_any_offset_and_in_any_blocks(offset, rng, monkeypatch):
+    mean, covariance = offset + rng.standard_normal(5), random_covariance(rng, 5)
+    x = exact_gaussian(rng, mean, covariance, 300)
+    for entries in (5, 64, 2**22):
+        monkeypatch.setattr(metrics, "BLOCK_ENTRIES", entries)
+        found = frechet.gaussian(x)
+        np.testing.assert_allclose(found.mean, mean, rtol=1e-12)
+        np.testing.assert_allclose(found.factor @ found.factor.T, covariance, rtol=1e-8, atol=1e-8)
+        index = np.arange(0, 300, 3)
+        part = frechet.gaussian(x, index)
+        np.testing.assert_allclose(part.factor @ part.factor.T, np.cov(x[index].T), rtol=1e-8, atol=1e-8)
+
+
+@pytest.mark.parametrize("name", [*NAMES, "inception_score"])
+def test_metrics_of_files_are_those_of_arrays(name, digits, tmp_path, monkeypatch):
+    labels = np.arange(60) % 3
+    fake, real = (FeatureSet(digits[k : k + 60].astype(np.float32), labels, digits[k : k + 60]) for k in (0, 60))
+    for k, part in enumerate((fake, real)):
+        np.save(tmp_path / f"features{k}.npy", part.features)
+        np.save(tmp_path / f"logits{k}.npy", part.logits)
+    on_disk = [
+        FeatureSet(*(np.load(tmp_path / f"{what}{k}.npy", mmap_mode="r") if what else labels for what in names))
+        for k, names in enumerate([("features", "", "logits")] * 2)
+    ]
+    compute = importlib.import_module(f"guided_distill.metrics.{name}").compute
+    expected = compute(fake, real)
+    assert compute(*on_disk) == expected
+    monkeypatch.setattr(metrics, "BLOCK_ENTRIES", 700)  # 10 rows.
+    found = compute(*on_disk)
+    for key, value in expected.items():
+        np.testing.assert_allclose(found[key], value, rtol=1e-9, atol=1e-12)
+
+
+def test_distances_grow_with_noise_and_blur_of_pixels(rng, digits):
+    real, images = digits[:600], digits[600:1200].reshape(-1, 8, 8)
+    noise = rng.standard_normal(images.shape)
+    noisy = [images + sigma * noise for sigma in (0, 0.1, 0.2, 0.4)]
+    blurred = [scipy.ndimage.gaussian_filter(images, (0, r, r)) for r in (0, 0.5, 0.7, 1.0)]
+    for sets in (noisy, blurred):
+        values = [frechet_distance(x.reshape(600, 64), real) for x in sets]
+        assert all(a < b for a, b in itertools.pairwise(values))
+
+
+def test_few_samples_of_many_dimensions(rng):
+    # On four orthogonal axes: the covariance is known although singular.
+    a, b = np.zeros((4, 50)), np.zeros((4, 50))
+    a[:, :4], b[:, :4] = np.eye(4), 3 * np.eye(4)
+    # Centred, both are s times the same projection over 3: (3 - 1)² tr P / 3, and means 2 / 4 apart on four axes.
+    np.testing.assert_allclose(frechet_distance(a, b), 4 * 3 / 3 + 4 * 0.25, rtol=1e-12)
 
 
 def test_pixels_are_the_images_flattened(rng):
@@ -338,7 +501,7 @@ def test_bad_features_are_refused_in_one_line(name, bad, message):
             r"fake labels have shape \(5,\)",
         ),
         (class_variance, features(GOOD, LABELS + 2), features(GOOD, LABELS), "no class has two samples"),
-        (class_variance, features(GOOD, LABELS), features(np.ones_like(GOOD), LABELS), "do not vary"),
+        (class_variance, features(GOOD, LABELS), features(np.full_like(GOOD, 0.1), LABELS), "do not vary"),
     ],
 )
 def test_each_metric_says_what_it_needs(module, fake, real, message):

@@ -47,7 +47,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--features", default="pixels", help=f"{', '.join(names('features'))} (default pixels)")
     parser.add_argument("--weights", help="file of the feature network's weights (default: in the installed package)")
     default = f"default {','.join(evaluate.AGAINST_DATA)}; of a network kernel before them"
-    parser.add_argument("--metrics", help=f"comma-separated of {', '.join(names('metrics'))} ({default})")
+    of_images = ", ".join(name for name in names("metrics") if name != "clip_score")  # That one is of captions.
+    parser.add_argument("--metrics", help=f"comma-separated of {of_images} ({default})")
     floor = "measure images of the data against others, too (default)"
     parser.add_argument("--floor", action=argparse.BooleanOptionalAction, default=True, help=floor)
     parser.add_argument("--teacher", help="run directory of a teacher, for the paired distance")
@@ -83,7 +84,7 @@ def main(args: argparse.Namespace) -> None:
 
     def drawn(of: Run, n: int, w: float, sampler: str | None) -> FeatureSet:
         images = of.sample(args.num, n, w, labels, args.seed, sampler, run.noise(args.num, args.seed))
-        return evaluate.feature_set(images, labels, features)
+        return evaluate.feature_set(images, labels, features, logits="inception_score" in metrics)
 
     rows = []
     for w in strengths:
@@ -103,7 +104,7 @@ def against(
     source = data.load(**{**run.manifest["data"], "split": args.split})
     name, num = f"{run.manifest['data']['name']}:{args.split}", args.num_reference
     print(f"reference: {num or len(source)} of {len(source)} images of {name}", flush=True)
-    real = evaluate.reference(source, features, num, args.seed, evaluate.CACHE)
+    real = evaluate.reference(source, features, num, args.seed, evaluate.CACHE, "inception_score" in metrics)
     on = {"reference": name, "num_reference": len(real.features), "num_available": len(source)}
     if args.floor:
         on["floor"] = evaluate.floor(source, features, real, args.num, metrics, args.seed, evaluate.CACHE)

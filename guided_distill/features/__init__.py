@@ -6,7 +6,6 @@ installed without its dependencies, and whose code is never imported.
 """
 
 import dataclasses
-import functools
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
@@ -29,7 +28,8 @@ class Net:
 
     `apply`: (params, images [b, size, size, 3]) -> [b, d]. Images are stretched to `size` by antialiased bicubic
     interpolation, or, if it is None, by `apply` itself; grey ones are repeated. `identity`: equal ones give equal
-    features.
+    features. `both`: as `apply`, but -> (features, logits of its classifier), in one pass. `preprocessing`: what is
+    told of how it sees images.
     """
 
     name: str
@@ -38,11 +38,17 @@ class Net:
     params: Any
     size: int | None
     batch_size: int = 64
+    both: Callable[[Any, Float[Array, "b h w c"]], tuple[Float[Array, "b d"], Float[Array, "b k"]]] | None = None
+    preprocessing: str = ""
+
+    def check(self, shape: tuple[int, ...]) -> None:
+        """Raises `UserError` for the shape of what is no images, or none."""
+        if len(shape) != 4 or shape[3] not in (1, 3) or not shape[0]:
+            raise UserError(f"{self.name} sees images [n, h, w, 1 or 3], not {list(shape)}")
 
     def __call__(self, images: Float[np.ndarray, "n ..."]) -> Float64[np.ndarray, "n d"]:
         """Raises `UserError` for what is no image."""
-        if np.ndim(images) != 4 or np.shape(images)[3] not in (1, 3) or not len(images):
-            raise UserError(f"{self.name} sees images [n, h, w, 1 or 3], not {list(np.shape(images))}")
+        self.check(np.shape(images))
         num, size = len(images), min(self.batch_size, len(images))
         out = []
         for start in range(0, num, size):
@@ -52,12 +58,15 @@ class Net:
         return np.concatenate(out)[:num]
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def _program(apply: Callable, size: int | None, params: Any, images: Float[Array, "b h w c"]) -> Float[Array, "b d"]:
+def seen(apply: Callable, size: int | None, params: Any, images: Float[Array, "b h w c"]) -> Any:
+    """What `apply` says of images, brought to `size` and to three channels."""
     batch, _, _, channels = images.shape
     if size is not None:
         images = jax.image.resize(images, (batch, size, size, channels), "bicubic")
     return apply(params, jnp.broadcast_to(images, (*images.shape[:3], 3)))
+
+
+_program = jax.jit(seen, static_argnums=(0, 1))
 
 
 def conv(

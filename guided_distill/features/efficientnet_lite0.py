@@ -25,7 +25,8 @@ Layer = tuple[np.ndarray, np.ndarray]  # Kernel [h, w, i, o] and bias [o].
 def make(weights: str | None = None, size: int = SIZE, batch_size: int = 64) -> Net:
     """images -> [n, 1280], seen at `size` pixels. Raises `UserError` without the package, and for other weights."""
     name = NAME if size == SIZE else f"{NAME}-{size}"
-    return Net(name, f"{name} {SHA256}", pooled, _params(weights), size, batch_size)
+    told = f"bicubic, antialiased, to {size} x {size}, in [-1, 1]"
+    return Net(name, f"{name} {SHA256}", pooled, _params(weights), size, batch_size, both, told)
 
 
 def classifier(weights: str | None = None, size: int = 224, batch_size: int = 64) -> Net:
@@ -50,8 +51,13 @@ def pooled(params: Any, images: Float[Array, "b h w 3"]) -> Float[Array, "b 1280
 
 def logits(params: Any, images: Float[Array, "b h w 3"]) -> Float[Array, "b 1000"]:
     """The classifier on `pooled`."""
-    kernel, bias = params["classes"]
-    return jnp.matmul(pooled(params, images), kernel, precision="highest") + bias[None]
+    return both(params, images)[1]
+
+
+def both(params: Any, images: Float[Array, "b h w 3"]) -> tuple[Float[Array, "b 1280"], Float[Array, "b 1000"]]:
+    """(`pooled`, `logits`), in one pass."""
+    x, (kernel, bias) = pooled(params, images), params["classes"]
+    return x, jnp.matmul(x, kernel, precision="highest") + bias[None]
 
 
 def _params(path: str | None) -> dict[str, Any]:

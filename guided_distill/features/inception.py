@@ -48,16 +48,18 @@ def make(
     parts = [NAME, *([tap] if tap != "2048" else []), *([preprocessing] if preprocessing != "torch-fidelity" else [])]
     name = "-".join(parts)
     params = params_of(torch_weights.load(weights or _found(), SHA256))
-    return Net(name, f"{name} {SHA256}", apply_of(tap, preprocessing), params, None, batch_size)
+    apply, both = apply_of(preprocessing, tap), apply_of(preprocessing, tap, "logits_unbiased")
+    return Net(name, f"{name} {SHA256}", apply, params, None, batch_size, both, preprocessing)
 
 
 @functools.cache  # The same function again, so that it is compiled once.
-def apply_of(tap: str, preprocessing: str) -> Callable[[Any, Float[Array, "b h w 3"]], Float[Array, "b d"]]:
-    """(params, images [b, h, w, 3] in [-1, 1]) -> the tap [b, d]."""
+def apply_of(preprocessing: str, *taps: str) -> Callable[[Any, Float[Array, "b h w 3"]], Any]:
+    """(params, images [b, h, w, 3] in [-1, 1]) -> the tap [b, d], or a tuple of several, in one pass."""
 
-    def apply(params: Any, images: Float[Array, "b h w 3"]) -> Float[Array, "b d"]:
+    def apply(params: Any, images: Float[Array, "b h w 3"]) -> Any:
         pixels = jnp.clip(jnp.round((images + 1) * 127.5), 0, 255)
-        return Inception().apply({"params": params}, PREPROCESSINGS[preprocessing](pixels))[tap]
+        found = Inception().apply({"params": params}, PREPROCESSINGS[preprocessing](pixels))
+        return found[taps[0]] if len(taps) == 1 else tuple(found[tap] for tap in taps)
 
     return apply
 

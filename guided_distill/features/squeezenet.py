@@ -22,7 +22,8 @@ MEAN = (103.939, 116.779, 123.68)  # Of blue, green, red in [0, 255].
 
 def make(weights: str | None = None, batch_size: int = 64) -> Net:
     """images -> [n, 512]. Raises `UserError` without the package, and for other weights."""
-    return Net(NAME, f"{NAME} {SHA256}", pooled, _params(weights), SIZE, batch_size)
+    told = f"bicubic, antialiased, to {SIZE} x {SIZE}, blue first, less the mean of ImageNet"
+    return Net(NAME, f"{NAME} {SHA256}", pooled, _params(weights), SIZE, batch_size, both, told)
 
 
 def classifier(weights: str | None = None, batch_size: int = 64) -> Net:
@@ -50,7 +51,13 @@ def pooled(params: Any, images: Float[Array, "b h w 3"]) -> Float[Array, "b 512"
 
 def logits(params: Any, images: Float[Array, "b h w 3"]) -> Float[Array, "b 1000"]:
     """The classifier on `fire9`."""
-    return conv(fire9(params, images), *params["conv10"]).mean((1, 2))
+    return both(params, images)[1]
+
+
+def both(params: Any, images: Float[Array, "b h w 3"]) -> tuple[Float[Array, "b 512"], Float[Array, "b 1000"]]:
+    """(`pooled`, `logits`), in one pass."""
+    x = fire9(params, images)
+    return x.mean((1, 2)), conv(x, *params["conv10"]).mean((1, 2))
 
 
 def _pool(x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:

@@ -4,7 +4,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from guided_distill.errors import UserError
-from guided_distill.metrics import FeatureSet, checked
+from guided_distill.metrics import ROUNDING, FeatureSet, blocks, checked, mean
 
 
 def _labels(name: str, given: FeatureSet) -> Int[np.ndarray, " n"]:
@@ -29,7 +29,12 @@ def _mean_variance(
     features: Float[np.ndarray, "n d"], labels: Int[np.ndarray, " n"], classes: Int[np.ndarray, " c"]
 ) -> float:
     """The trace of the unbiased covariance within a class, averaged over `classes`."""
-    return float(np.mean([features[labels == c].var(axis=0, ddof=1).sum() for c in classes]))
+
+    def variance(rows: Int[np.ndarray, " m"]) -> float:
+        centre = mean(features, rows)
+        return sum(np.square(block - centre).sum() for block in blocks(features, rows)) / (len(rows) - 1)
+
+    return float(np.mean([variance(np.flatnonzero(labels == c)) for c in classes]))
 
 
 def compute(fake: FeatureSet, real: FeatureSet) -> dict[str, float]:
@@ -45,6 +50,7 @@ def compute(fake: FeatureSet, real: FeatureSet) -> dict[str, float]:
     if not len(classes):
         raise UserError("class_variance: no class has two samples or more in both sets; draw more samples")
     data = _mean_variance(reals, real_labels, classes)
-    if data == 0:
+    square = sum(np.square(block).sum() for block in blocks(reals)) / len(reals)
+    if data <= ROUNDING * square:  # Of equal rows it is what rounding leaves.
         raise UserError("class_variance: real samples do not vary within their class")
     return {"class_variance": _mean_variance(fakes, fake_labels, classes) / data}

@@ -3,12 +3,17 @@
 import numpy as np
 from jaxtyping import Float
 
-from guided_distill.metrics import FeatureSet, checked, distance_blocks
+from guided_distill.metrics import FeatureSet, checked, distance_tiles
 
 
-def _total(a: Float[np.ndarray, "n d"], b: Float[np.ndarray, "m d"]) -> float:
+def _between(a: Float[np.ndarray, "n d"], b: Float[np.ndarray, "m d"]) -> float:
     """The sum of all distances between rows of a and rows of b."""
-    return float(sum(block.sum() for block in distance_blocks(a, b)))
+    return float(sum(tile.sum() for _, _, tile in distance_tiles(a, b)))
+
+
+def _within(a: Float[np.ndarray, "n d"]) -> float:
+    """The same with itself: tiles off the diagonal stand for two."""
+    return float(sum(tile.sum() * (1 if rows == columns else 2) for rows, columns, tile in distance_tiles(a)))
 
 
 def compute(fake: FeatureSet, real: FeatureSet) -> dict[str, float]:
@@ -19,6 +24,5 @@ def compute(fake: FeatureSet, real: FeatureSet) -> dict[str, float]:
     """
     x, y = checked(fake, real)
     n, m = len(x), len(y)
-    between = _total(x, y) / (n * m)
-    within = _total(x, x) / (n * (n - 1)) + _total(y, y) / (m * (m - 1))
-    return {"energy_distance": 2 * between - within}
+    within = _within(x) / (n * (n - 1)) + _within(y) / (m * (m - 1))
+    return {"energy_distance": 2 * _between(x, y) / (n * m) - within}

@@ -3,7 +3,7 @@
 import numpy as np
 
 from guided_distill.errors import UserError
-from guided_distill.metrics import FeatureSet, checked
+from guided_distill.metrics import FeatureSet, blocks, checked
 
 
 def compute(fake: FeatureSet, real: FeatureSet) -> dict[str, float]:
@@ -15,4 +15,5 @@ def compute(fake: FeatureSet, real: FeatureSet) -> dict[str, float]:
     fakes, reals = checked(fake, real, at_least=1)
     if len(fakes) != len(reals):
         raise UserError(f"paired needs partners, but got {len(fakes)} fake samples and {len(reals)} real ones")
-    return {"paired_distance": float(np.linalg.norm(fakes - reals, axis=1).mean())}
+    total = sum(np.linalg.norm(a - b, axis=1).sum() for a, b in zip(blocks(fakes), blocks(reals), strict=True))
+    return {"paired_distance": float(total / len(fakes))}

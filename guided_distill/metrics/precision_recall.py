@@ -1,32 +1,28 @@
 """Improved precision and recall (Kynkäänniemi et al. 2019): fidelity and coverage, apart.
 
-A set's manifold is the union of balls about its points, each reaching to the point's k-th nearest neighbour
+A set's manifold is the union of closed balls about its points, each reaching to the point's k-th nearest neighbour
 (eq. 1).
 """
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float64
 
-from guided_distill.metrics import FeatureSet, checked, distance_blocks
-
-
-def _radii(points: Float[np.ndarray, "n d"], k: int) -> Float[np.ndarray, " n"]:
-    """The distance of every point to its k-th nearest neighbour, itself (at 0) not counted."""
-    return np.concatenate([np.partition(block, k, axis=1)[:, k] for block in distance_blocks(points, points)])
+from guided_distill.metrics import FeatureSet, checked, distance_tiles, nearest_distances
 
 
-def share_inside(queries: Float[np.ndarray, "n d"], points: Float[np.ndarray, "m d"], k: int = 3) -> float:
-    """The share of `queries` inside the manifold of `points`, in [0, 1] (eq. 2)."""
-    radii = _radii(points, k)
-    inside = [np.any(block <= radii, axis=1) for block in distance_blocks(queries, points)]
-    return float(np.concatenate(inside).mean())
-
-
-def compute(fake: FeatureSet, real: FeatureSet, *, k: int = 3) -> dict[str, float]:
+def compute(
+    fake: FeatureSet, real: FeatureSet, *, k: int = 3, real_radii: Float64[np.ndarray, " m"] | None = None
+) -> dict[str, float]:
     """`precision`: the share of fake inside the real manifold; `recall`: of real inside the fake one (eq. 2).
 
-    Both in [0, 1], 1 is best; k = 3 is the paper's. Raises `UserError` as `metrics.checked` does, and for
-    sets of k samples or fewer.
+    Both in [0, 1], 1 is best; k = 3 is the paper's. `real_radii`: of the balls about the real ones, if they are known.
+    Raises `UserError` as `metrics.checked` does, and for sets of k samples or fewer.
     """
     fakes, reals = checked(fake, real, at_least=k + 1)
-    return {"precision": share_inside(fakes, reals, k), "recall": share_inside(reals, fakes, k)}
+    fake_radii = nearest_distances(fakes, k)[:, -1]
+    real_radii = nearest_distances(reals, k)[:, -1] if real_radii is None else real_radii
+    precise, recalled = np.zeros(len(fakes), bool), np.zeros(len(reals), bool)
+    for rows, columns, tile in distance_tiles(fakes, reals):
+        precise[rows] |= (tile <= real_radii[columns]).any(axis=1)
+        recalled[columns] |= (tile <= fake_radii[rows, None]).any(axis=0)
+    return {"precision": float(precise.mean()), "recall": float(recalled.mean())}
