@@ -6,6 +6,8 @@ key is read by `guided_distill.stages` or the trainer; one that nobody reads is 
 
 - `seed`, `batch_size`; `num_updates` of each round (a teacher and stage one are one round, stage two one a halving)
 - `save_every`, `log_every`, `sample_every` (0: at the end of rounds only), in updates; `eval_num` samples (0: off)
+- `golden`: a frozen set that a student answers after every round (docs/golden.md); "auto": its first teacher's, made
+  where there is none; "": off
 - `data`, `codec`, `schedule`, `network`: {name, its arguments}; "inherit": as the teacher has it
 - `prediction`: x, eps, v or both; `time_input`: u, index or logsnr
 - `objective`: {name, its arguments, weighting: {name, max_logsnr}}
@@ -88,6 +90,7 @@ def common(name: str, arguments: str) -> ConfigDict:
             "log_every": 100,
             "sample_every": 0,
             "eval_num": 0,
+            "golden": "",
             "optim": {"name": "adam", "lr": 1e-3, "warmup": 0, "decay": "constant", "clip": 1.0, "weight_decay": 0.0},
             "ema": 0.0,
             "compute": {"dtype": "", "remat": "", "accumulate": 1, "updates_per_call": 1},

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from guided_distill import codecs, evaluate, pictures, runs, schedules
+from guided_distill import codecs, evaluate, golden, pictures, runs, schedules
 from guided_distill.generate import Generator, noise
 from guided_distill.metrics import FeatureSet
 from guided_distill.stages import Stage
@@ -24,6 +24,7 @@ class Preview:
         codec = codecs.load(**self.manifest["codec"])
         self._real: FeatureSet | None = None
         self.generator = Generator(runs.bind(self.manifest), codec, self.manifest["clip"], mesh)
+        self._bench: golden.measure.Bench | None = None
 
     def __call__(self, state: TrainState, index: int, step: int) -> dict[str, float]:
         """Draws what the `index`-th round's student makes after update `step`; returns the scores, {} without
@@ -44,15 +45,30 @@ class Preview:
         return {f"{metric}_{name}": value for metric, value in scores.items()}
 
     def _generate(self, state: TrainState, index: int, num: int) -> tuple[np.ndarray, np.ndarray | None]:
-        """(samples [num, ...], labels or None) as the manifest recommends, with the round's steps where it has
-        rounds."""
-        weights = (state.params if state.ema is None else state.ema)["student"]
-        steps = self.stage.rounds.num_steps[index] or self.manifest["recommended"]["steps"]
+        """(samples [num, ...], labels or None) as the manifest recommends."""
         cond = {"guidance": np.full((num,), self.manifest["recommended"]["guidance"], np.float32)}
         labels = None
         if self.manifest["num_classes"]:
             labels = cond["label"] = (np.arange(num) % self.manifest["num_classes"]).astype(np.int32)
         z = noise(0, np.arange(num), tuple(self.manifest["code_shape"]))
+        return self._draw(state, index, z, cond, 0), labels
+
+    def golden(self, state: TrainState, index: int) -> dict[str, float]:
+        """How the `index`-th round's student answers the golden set, against data and its first teacher; {} where the
+        config names none. Every process takes part."""
+        if not self.stage.loop.golden:
+            return {}
+        if self._bench is None:
+            self._bench = golden.verdict.open_bench(self.stage.loop.golden, self.manifest, self.stage.source)
+        asked = self._bench.golden
+        cond = {"guidance": asked.w} | ({} if asked.labels is None else {"label": asked.labels})
+        z = asked.noise(tuple(self.manifest["code_shape"]))
+        images = self._draw(state, index, z, cond, asked.seed)
+        return self._bench.scores(images, self.manifest["sampler"])
+
+    def _draw(self, state: TrainState, index: int, z: np.ndarray, cond: dict[str, np.ndarray], seed: int) -> np.ndarray:
+        """Samples from the noise z, with the round's steps where there are rounds."""
+        weights = (state.params if state.ema is None else state.ema)["student"]
+        steps = self.stage.rounds.num_steps[index] or self.manifest["recommended"]["steps"]
         grid = schedules.grid(schedules.make(**self.manifest["schedule"]), steps)
-        images = self.generator(weights, self.manifest["sampler"], z, cond, grid, seed=0, indices=np.arange(num))
-        return images, labels
+        return self.generator(weights, self.manifest["sampler"], z, cond, grid, seed=seed, indices=np.arange(len(z)))

@@ -18,6 +18,7 @@ from guided_distill import (
     codecs,
     data,
     evaluate,
+    golden,
     logs,
     manifests,
     parallel,
@@ -51,6 +52,7 @@ class Loop:
     log_every: int
     sample_every: int
     eval_num: int
+    golden: str
     max_skipped: int
     wandb: str
     keep: int
@@ -104,6 +106,7 @@ def build(
     ingredients = gather(keys, manifest, role, bound, plan, loop, source.info)
     optimiser = ingredients.optimiser
     require_calls_fit(loop, plan)
+    require_golden(loop, kind, teacher)
     if unread := keys.unread():
         raise UserError(f"config keys that nothing reads (objective {kind!r}): {', '.join(unread)}")
     try:
@@ -183,6 +186,19 @@ def require_calls_fit(loop: Loop, plan: rounds.Rounds) -> None:
     for name, every in [*places.items(), *(("a round's updates", updates) for updates in plan.updates)]:
         if every % each:
             raise UserError(f"config.compute.updates_per_call {each} does not divide {name}, {every}")
+
+
+def require_golden(loop: Loop, kind: str, teacher: teachers.Teacher | None) -> None:
+    """Raises `UserError` where a golden set is asked for, and is not there or nobody can answer it."""
+    if not loop.golden:
+        return
+    if teacher is None or teacher.other is not None or kind == "encoding":
+        raise UserError(
+            f"config.golden {loop.golden!r} is for students that make samples after one teacher, and not for objective "
+            f"{kind!r}{' with two teachers' if teacher and teacher.other else ''}; leave it empty"
+        )
+    if loop.golden != golden.frozen.AUTO:
+        golden.frozen.read(loop.golden)
 
 
 def make_layout(keys: Keys) -> Callable[..., parallel.Layout]:

@@ -23,6 +23,7 @@ MAY_CHANGE = (
     "log_every",
     "sample_every",
     "eval_num",
+    "golden",
     "max_skipped",
     "checkpoints",
     "wandb",
@@ -170,6 +171,8 @@ class Training:
                     meter.flush()
                     if scores := self.preview(state, index, done):
                         meter.log.write(done, scores, "eval")
+                    if ends and (answers := self.preview.golden(state, index)):
+                        meter.log.write(done, answers, "golden")
                     meter.restart(done)
                 if ends or due(done, loop.save_every) or loop.best in scores:
                     self.save(state, done, meter, scores.get(loop.best))
