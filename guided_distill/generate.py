@@ -1,6 +1,7 @@
 """Seeded, batched, sharded generation from a Denoiser and a codec. Sample k is a function of (seed, k), at any batch
 size."""
 
+import functools
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -18,8 +19,12 @@ from guided_distill.prediction import Denoiser
 
 def noise(seed: int, indices: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     """Standard normal [n, *shape]; row k depends on (seed, indices[k]) only, bit for bit."""
-    draw = jax.jit(lambda ks: jax.vmap(lambda k: jax.random.normal(k, shape))(ks))
-    return np.asarray(draw(streams.keys(seed, "noise", jnp.asarray(indices))))
+    return np.asarray(_normal(streams.keys(seed, "noise", jnp.asarray(indices)), shape))
+
+
+@functools.partial(jax.jit, static_argnums=1)  # Here, so that it is compiled once for a shape.
+def _normal(keys: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    return jax.vmap(lambda key: jax.random.normal(key, shape))(keys)
 
 
 class Generator:

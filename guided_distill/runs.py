@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from guided_distill import codecs, guidance, parallel, samplers, schedules
+from guided_distill import codecs, guidance, parallel, presets, samplers, schedules
 from guided_distill.checkpoint import Checkpoints, fingerprint
 from guided_distill.denoiser import Parameterised
 from guided_distill.errors import UserError, one_of
@@ -159,6 +159,12 @@ class Run:
     def images_per_second(self) -> float | None:
         """Of the last `sample` or `encode`, compilation left out; None where it was a single batch."""
         return self._generator.images_per_second
+
+    @property
+    def presets(self) -> dict[str, dict[str, Any]]:
+        """{"preview", "fast", "quality": {"steps", "sampler", "guidance", ...}}, as `sweep` left them. Raises
+        `UserError` where there are none."""
+        return presets.read(self.dir)["presets"]
 
     @property
     def trained_steps(self) -> dict[int, int] | None:

@@ -12,11 +12,11 @@ import pytest
 from PIL import Image
 
 import guided_distill
-from guided_distill import report
+from guided_distill import report, sections
 from guided_distill.__main__ import main
 from guided_distill.codecs import to_uint8
 from guided_distill.errors import UserError
-from guided_distill.report import chain, charts, rows, samples
+from guided_distill.report import chain, charts, parts, rows, samples
 
 VOID = {"meta", "img", "br", "hr", "link", "input"}
 ROWS = [
@@ -257,3 +257,42 @@ def test_an_experiment_is_its_directory(moved, capsys):
         report.write(moved / "r.html", "E", [], num=0)
     assert main(["report", str(moved / "nowhere")]) == 2
     assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_sections_of_all_runs_are_parts_of_the_page(moved, tmp_path):
+    evil = "<script>alert(1)</script>"
+    table = {"title": "Numbers", "columns": ["name", evil], "rows": [[evil, 0.12345], ["b", None]]}
+    folder = sections.write(moved / "stage2", "sweep", evil, notes=[evil, "A note."], tables=[table]).parent
+    Image.fromarray(np.zeros((2, 3), np.uint8)).save(folder / "p.png")
+    (folder / "p.svg").write_text('<svg xmlns="http://www.w3.org/2000/svg"/>')
+    pictures = [{"title": "P", "file": name} for name in ("p.png", "p.svg", "../../manifest.json", "gone.png")]
+    sections.write(moved / "stage1", "a", "Of stage one", pictures=pictures)
+    shutil.copy(folder / "p.png", moved / "stage1" / "sections")
+    shutil.copy(folder / "p.svg", moved / "stage1" / "sections")
+    page = read(report.write(tmp_path / "r.html", "T", [moved / "stage2"], grids=False))
+    assert [evil, "0.123"] in page.cells and ["b", "–"] in page.cells and page.text.count(evil) == 4
+    assert "Of stage one of stage1" in page.text and "A note." in page.text
+    kinds = [uri.partition(";")[0] for uri in page.pictures]
+    assert kinds == ["data:image/png", "data:image/svg+xml"]
+    assert base64.b64decode(page.pictures[0].partition(",")[2]) == (folder / "p.png").read_bytes()
+    assert "picture ../../manifest.json is not beside" in page.text and "picture gone.png is not" in page.text
+
+
+@pytest.mark.parametrize("damage", ["{", "[]", "null", '{"title": "t"}', '{"title": "t", "notes": 3}', "uneven"])
+def test_a_damaged_section_is_a_line_of_trouble(moved, tmp_path, damage):
+    whole = sections.write(moved / "stage2", "b", "Sound", tables=[{"title": "x", "columns": ["a"], "rows": [[1]]}])
+    path = whole.with_name("broken.json")
+    uneven = whole.read_text().replace('"a"', '"a", "b"')
+    path.write_text(uneven if damage == "uneven" else damage)
+    page = read(report.write(tmp_path / "r.html", "T", [moved / "stage2"], grids=False))
+    assert page.text.count("broken.json of stage2 is damaged") == 1 and "Sound of stage2" in page.text
+
+
+def test_pictures_of_sections_stay_in_their_budget(moved, monkeypatch):
+    pictures = [{"title": name, "file": f"{name}.png"} for name in "ab"]
+    folder = sections.write(moved / "stage2", "s", "S", pictures=pictures).parent
+    for name in "ab":
+        (folder / f"{name}.png").write_bytes(bytes(100))
+    monkeypatch.setattr(parts, "BUDGET", 150)
+    (part,) = parts.of_runs(chain.gather([moved / "stage2"]))
+    assert [picture["title"] for picture in part["pictures"]] == ["a"] and "b.png is left out" in part["troubles"][0]

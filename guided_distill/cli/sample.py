@@ -1,21 +1,24 @@
 """Draw samples from a run, as a PNG grid or an npz file.
 
     python -m guided_distill sample runs/digits_stage2 --steps=4 --guidance=1 --labels=3,8 --out=grid.png
+    python -m guided_distill sample runs/digits_stage2 --preset=fast
 
 An npz holds `images` (uint8 [n, h, w, c]; points: float32 [n, 2]), `labels` and `guidance`. What is not said is as the
-run recommends.
+run recommends, or as a preset says that `sweep` has left in the run (docs/presets.md).
 """
 
 import argparse
+import sys
 from pathlib import Path
 
 import numpy as np
 
 import guided_distill
-from guided_distill import pictures
+from guided_distill import pictures, presets
 from guided_distill.cli import numbers
 from guided_distill.codecs import to_uint8
 from guided_distill.errors import UserError
+from guided_distill.runs import Run
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,6 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("run", help="run directory")
     parser.add_argument("--num", type=int, default=100, help="samples (default 100)")
+    parser.add_argument("--preset", help="preview, fast or quality, as `sweep` chose them; the flags below go first")
     parser.add_argument("--steps", type=int, help="sampling steps; a halved chain has those that it was trained for")
     parser.add_argument("--guidance", type=float, help="w, 0 is no guidance")
     parser.add_argument("--labels", help="one class or several, in turn: 3 or 3,8 (default: all in turn)")
@@ -38,6 +42,8 @@ def main(args: argparse.Namespace) -> None:
     if args.out.suffix not in (".png", ".npz"):
         raise UserError(f"--out {args.out} must end in .png or .npz")
     run = guided_distill.load(args.run, args.step)
+    if args.preset:
+        fill_in(args, run)
     labels = None
     if args.labels:
         labels = np.resize(np.asarray(numbers(args.labels, int)), max(args.num, 0))
@@ -53,3 +59,16 @@ def main(args: argparse.Namespace) -> None:
         extra = {} if labels is None else {"labels": labels.astype(np.int32)}
         np.savez(args.out, images=images, guidance=np.full(args.num, w, np.float32), **extra)
     print(f"{args.num} samples of {args.run} -> {args.out}")
+
+
+def fill_in(args: argparse.Namespace, run: Run) -> None:
+    """Sets the steps, sampler and guidance that are not given to the preset's; says on standard error what speaks
+    against using it so. Raises `UserError` where there is no such preset."""
+    preset = presets.named(args.run, args.preset)
+    for name in ("steps", "sampler", "guidance"):
+        if getattr(args, name) is None:
+            setattr(args, name, preset[name])
+    hash_ = run.hash if run.manifest["trains"] else None
+    doubt = presets.doubt(presets.read(args.run), args.steps, args.sampler, args.guidance, hash_)
+    if doubt:
+        print(f"warning: {doubt}", file=sys.stderr)

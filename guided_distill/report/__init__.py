@@ -3,7 +3,8 @@
     report.write(Path("report.html"), "Digits", ["runs/digits_stage2"], rows)
 
 The page: a summary in words, the chain drawn, samples of every network from the same noise, metrics against steps and
-against w, training curves, the table of all rows, and the setting. It is complete for any subset of these.
+against w, training curves, the table of all rows, what other commands measured of its runs, and the setting. It is
+complete for any subset of these.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,7 +16,7 @@ from markupsafe import Markup
 
 from guided_distill.errors import UserError
 from guided_distill.files import write_text
-from guided_distill.report import chain, charts, samples, setting
+from guided_distill.report import chain, charts, parts, samples, setting
 from guided_distill.report import rows as tables
 
 GUIDANCE = (0.0, 1.0, 4.0)
@@ -61,6 +62,7 @@ def write(
         "metrics": _metrics(rows, features),
         "curves": _curves(nodes),
         "table": tables.table(rows) if rows else None,
+        "parts": parts.of_runs(nodes),
         "setting": setting.describe(nodes, rows, features, settings or {}, hardware),
         "configs": setting.configs(nodes, out.parent),
     }

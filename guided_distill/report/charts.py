@@ -28,30 +28,12 @@ STAND_INS = {
 MARKERS = "os^Dvp"
 MOST_POINTS = 300
 NICE = (1, 2, 2.5, 5, 10)  # Distances of ticks, times a power of ten.
-STYLE = {
-    "svg.fonttype": "none",
-    "svg.hashsalt": "guided_distill",
-    "font.size": 8.5,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.spines.left": False,
-    "axes.edgecolor": STAND_INS["line"],
-    "axes.grid": True,
-    "axes.grid.axis": "y",
-    "grid.color": STAND_INS["line"],
-    "grid.linewidth": 0.6,
-    "xtick.color": STAND_INS["line"],
-    "ytick.color": STAND_INS["line"],
-    "xtick.labelcolor": STAND_INS["quiet"],
-    "ytick.labelcolor": STAND_INS["quiet"],
-    "ytick.major.size": 0,
-    "xtick.major.size": 3,
-}
 
 
 @dataclasses.dataclass(frozen=True)
 class Line:
-    """A series: `colour` of the style sheet; `marker` "" for a bare line; `style` "-", "--" (a level) or ":"."""
+    """A series: `colour` of the style sheet; `marker` "" for a bare line; `style` "-", "--" (a level), ":", or ""
+    (markers alone)."""
 
     label: str
     xs: Sequence[Number]
@@ -61,42 +43,65 @@ class Line:
     style: str = "-"
 
 
-def panel(
-    name: str,
+def panel(name: str, lines: Sequence[Line], *, title: str, **options: Any) -> Markup:
+    """One plot as <svg>. `name`: unique in the page; `title`: for screen readers; `options` as `draw`."""
+    with rc_context(style(STAND_INS)):
+        figure = Figure(figsize=(3.7, 2.35))
+        draw(figure.add_axes((0.115, 0.11, 0.87, 0.83)), lines, STAND_INS, **options)
+        buffer = io.StringIO()
+        figure.savefig(buffer, format="svg", transparent=True)
+    return _inline(buffer.getvalue(), name, title)
+
+
+def style(colours: Mapping[str, str]) -> dict[str, Any]:
+    """Matplotlib's settings for a plot in these colours."""
+    line, quiet = colours["line"], colours["quiet"]
+    return {
+        "svg.fonttype": "none",
+        "svg.hashsalt": "guided_distill",
+        "font.size": 8.5,
+        **{f"axes.spines.{side}": False for side in ("top", "right", "left")},
+        "axes.edgecolor": line,
+        "axes.labelcolor": quiet,
+        "axes.grid": True,
+        "axes.grid.axis": "y",
+        "grid.color": line,
+        "grid.linewidth": 0.6,
+        **{"xtick.color": line, "ytick.color": line, "xtick.labelcolor": quiet, "ytick.labelcolor": quiet},
+        "ytick.major.size": 0,
+        "xtick.major.size": 3,
+    }
+
+
+def draw(
+    axis: Axes,
     lines: Sequence[Line],
+    colours: Mapping[str, str],
     *,
-    title: str,
     ticks: Sequence[Number] | None = None,
     log_x: bool = False,
     log_y: bool = False,
     y_range: tuple[Number, Number] | None = None,
     marks: Sequence[tuple[Number, str]] = (),
-) -> Markup:
-    """One plot as <svg>. `name`: unique in the page; `title`: for screen readers; `ticks` of x; `marks`: (x, text)
-    where something begins."""
-    with rc_context(STYLE):
-        figure = Figure(figsize=(3.7, 2.35))
-        axis = figure.add_axes((0.115, 0.11, 0.87, 0.83))
-        for line in lines:
-            colour, level = STAND_INS[line.colour], line.style != "-"
-            if level and len(line.xs) == 0:
-                axis.axhline(line.ys[0], color=colour, linestyle=line.style, linewidth=1.1, zorder=1.5)
-            else:
-                width = 1.6 if line.marker else 1.2
-                axis.plot(line.xs, line.ys, line.style, color=colour, marker=line.marker, markersize=4, linewidth=width)
-        axis.margins(x=0.04)
-        if log_x:
-            axis.set_xscale("log", base=2)
-        if y_range:
-            axis.set_ylim(*y_range)
-        _y_axis(axis, log_y)
-        for x, text in marks:
-            axis.axvline(x, color=STAND_INS["line"], linewidth=0.8, zorder=0.5)
-            axis.annotate(text, (x, 1), (3, 1), ("data", "axes fraction"), "offset points", color=STAND_INS["quiet"])
-        _x_axis(axis, ticks)
-        buffer = io.StringIO()
-        figure.savefig(buffer, format="svg", transparent=True)
-    return _inline(buffer.getvalue(), name, title)
+) -> None:
+    """Fills an axis. `ticks` of x; `marks`: (x, text) where something begins."""
+    for line in lines:
+        colour = colours[line.colour]
+        if line.style in ("--", ":") and len(line.xs) == 0:
+            axis.axhline(line.ys[0], color=colour, linestyle=line.style, linewidth=1.1, zorder=1.5, label=line.label)
+        else:
+            looks = {"linestyle": line.style, "marker": line.marker, "markersize": 4, "color": colour}
+            axis.plot(line.xs, line.ys, linewidth=1.6 if line.marker else 1.2, label=line.label, **looks)
+    axis.margins(x=0.04)
+    if log_x:
+        axis.set_xscale("log", base=2)
+    if y_range:
+        axis.set_ylim(*y_range)
+    _y_axis(axis, log_y)
+    for x, text in marks:
+        axis.axvline(x, color=colours["line"], linewidth=0.8, zorder=0.5)
+        axis.annotate(text, (x, 1), (3, 1), ("data", "axes fraction"), "offset points", color=colours["quiet"])
+    _x_axis(axis, ticks)
 
 
 def against_steps(rows: Sequence[Row], metric: str) -> dict[str, Any]:
@@ -175,7 +180,7 @@ def _drawn(rows: Sequence[Row], metric: str) -> tuple[list[Row], tuple[Number, N
     log axis has no place for zero."""
     own = [row for row in measured(rows) if is_number(row.get(metric)) and is_number(row.get("guidance"))]
     own = series([row for row in own if (row.get("steps") or 0) > 0])
-    y_range, log_y = _scale([row[metric] for row in own] + _floor(rows, metric))
+    y_range, log_y = scale([row[metric] for row in own] + _floor(rows, metric))
     return [row for row in own if row[metric] > 0 or not log_y], y_range, log_y
 
 
@@ -190,7 +195,7 @@ def _thin(points: list[tuple[Number, Number]], parts: int) -> list[tuple[Number,
     return [(chunk[-1][0], fmean(y for _, y in chunk)) for chunk in chunks]
 
 
-def _scale(values: Sequence[Number]) -> tuple[tuple[Number, Number] | None, bool]:
+def scale(values: Sequence[Number]) -> tuple[tuple[Number, Number] | None, bool]:
     """((low, high), whether logarithmic) that all panels of a metric share."""
     positive = [v for v in values if v > 0]
     if not values:

@@ -26,6 +26,7 @@ METRICS = {
     "distance": ("distance", "lower is better"),
     "energy_distance": ("energy distance", "lower is better"),
     "paired_distance": ("paired distance", "to the teacher’s sample from the same noise; lower is closer"),
+    "inception_score": ("Inception Score", "higher is better"),
     "precision": ("precision", "higher is better"),
     "recall": ("recall", "higher is better"),
     "class_variance": ("class variance", "relative to the data’s: 1 is as varied"),
