@@ -154,7 +154,7 @@ HEADER = """# What scores cost
 
 Made by `python -m experiments.bench_score --publish` from the results of `python -m experiments.bench_score`; no number
 is typed by hand. Images are 32 x 32 x 3, made up; each row is a process of its own. Memory is in MiB: the most that
-was resident, mapped files included, `before` the images are opened (Python, JAX and the libraries) and after each
+was resident, mapped files included, `before` features are taken (Python, JAX, the libraries) and after each
 metric; `files` is what the features of both sets take on disk. `extraction` and the metrics are in seconds of that run,
 with BLAS on one core.
 

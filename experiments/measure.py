@@ -68,7 +68,7 @@ class Measure:
             return {**evaluate.score(fake, self.real, self.partner(w), self.metrics), **speed, **more}
 
         key = {"method": method, "sampler": sampler, "steps": steps, "guidance": w, "seed": self.seed}
-        self.results.row(key, evaluations, compute)
+        self.results.row({**key, "weights": f"{run.hash} {self.teacher.hash}"}, evaluations, compute)
 
     def floor(self) -> None:
         """What as many images of the data itself score (or a half of them, against the other half)."""

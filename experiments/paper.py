@@ -8,7 +8,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean, stdev
-from typing import Any
+from typing import Any, NamedTuple
 
 from rich.markup import escape
 from rich.table import Table as Printed
@@ -19,6 +19,7 @@ from experiments.published import Figure
 KEYS = {"FID": "frechet_distance", "IS": "inception_score"}
 FID_FEATURES = "inception"
 NUM = 50_000
+OWN = 0  # Steps of a figure whose sampler and steps are its source's own.
 COLUMNS = ("method", "steps", "w", "metric", "published", "measured", "difference", "source", "missing")
 
 
@@ -39,8 +40,8 @@ class Cell:
 
     @property
     def difference(self) -> float | None:
-        """Measured less published."""
-        return fmean(self.values) - self.figure.value if self.values else None
+        """Measured less published; None where that is not like with like."""
+        return fmean(self.values) - self.figure.value if self.values and not self.missing else None
 
     def text(self) -> list[str]:
         """The first of COLUMNS."""
@@ -48,35 +49,44 @@ class Cell:
         within = "" if half is None else f" ± {half:.2g}"
         seeds = f" ({len(self.values)} seed{'s' if len(self.values) > 1 else ''})"
         measured = f"{fmean(self.values):.4g}{within}{seeds}" if self.values else ""
-        difference = f"{self.difference:+.3g}{within}" if self.values else ""
-        return [f.method, str(f.steps), f"{f.guidance:g}", f.metric, str(f), measured, difference]
+        difference = "" if self.difference is None else f"{self.difference:+.3g}{within}"
+        return [f.method, str(f.steps or "own"), f"{f.guidance:g}", f.metric, str(f), measured, difference]
+
+
+class On(NamedTuple):
+    """What rows were measured on: `num` samples against `num_reference` images (None: all of them); `stand_in`: not of
+    the data set."""
+
+    features: str
+    num: int
+    num_reference: int | None = None
+    stand_in: bool = False
 
 
 def beside(
-    figures: Sequence[Figure],
-    rows: Sequence[Mapping[str, Any]],
-    why_not: Callable[[Figure], str],
-    features: str,
-    num: int,
-    stand_in: bool = False,
+    figures: Sequence[Figure], rows: Sequence[Mapping[str, Any]], why_not: Callable[[Figure], str], on: On
 ) -> list[Cell]:
-    """A cell for each figure. `rows`: results.json's; `why_not`: why a row is not among the planned ones, "" if it is;
-    `features`, `num`: what the rows were measured on; `stand_in`: not on the data set."""
+    """A cell for each figure. `rows`: results.json's; `why_not`: why a row is not among the planned ones, "" if it
+    is."""
     found: dict[tuple, list[Mapping]] = {}
     for row in rows:
         found.setdefault((row["method"], row["steps"], row["guidance"]), []).append(row)
-    return [_cell(f, found.get((f.method, f.steps, f.guidance), []), why_not, features, num, stand_in) for f in figures]
+    return [_cell(f, found.get((f.method, f.steps, f.guidance), []), why_not, on) for f in figures]
 
 
-def _cell(figure: Figure, rows: list, why_not: Callable, features: str, num: int, stand_in: bool) -> Cell:
+def _cell(figure: Figure, rows: list, why_not: Callable, on: On) -> Cell:
     key = KEYS[figure.metric]
-    if stand_in:
+    if figure.steps == OWN:
+        return Cell(figure, missing="of a sampler and a number of steps of its source's own: no row here has them")
+    if on.stand_in:
         return Cell(figure, missing="stand-in pictures: run it without --tiny")
-    if features != FID_FEATURES:
-        return Cell(figure, missing=f"{features} is not Inception-v3: --features={FID_FEATURES}, with its weights")
+    if on.features != FID_FEATURES:
+        return Cell(figure, missing=f"{on.features} is not Inception-v3: --features={FID_FEATURES}, with its weights")
     values = tuple(row[key] for row in rows if key in row)
     if values:
-        return Cell(figure, values, "" if num == NUM else f"{num:,} samples instead of {NUM:,}")
+        few = "" if on.num == NUM else f"{on.num:,} samples instead of {NUM:,}"
+        part = f"against {on.num_reference:,} images instead of all" if on.num_reference else ""
+        return Cell(figure, values, ", ".join(filter(None, (few, part))))
     if rows:
         return Cell(figure, missing=f"the row has no {key}: measured by an earlier version; remove it and run again")
     return Cell(figure, missing=why_not(figure) or "not measured yet: run on")

@@ -12,12 +12,12 @@ GD = "Meng et al. 2023, as tabulated by Heek et al. 2024 (Multistep Consistency 
 BOARD = "Meng et al. 2023, as a public leaderboard lists it"
 PD = "Salimans & Ho 2022, unconditional"
 PD64 = "progressive distillation, as tabulated by Song et al. 2023 (Consistency Models)"
-CFG = "Ho & Salimans 2022, their sampler"
+CFG = "Ho & Salimans 2022, their sampler and steps"
 
 
 @dataclasses.dataclass(frozen=True)
 class Figure:
-    """A number of a paper's cell: `metric` is "FID" or "IS"."""
+    """A number of a paper's cell: `metric` is "FID" or "IS"; `steps` 0 is a sampler and steps of the source's own."""
 
     method: str
     steps: int
@@ -71,7 +71,7 @@ FIGURES: dict[str, tuple[Figure, ...]] = {
     "imagenet64": (
         *_grid("teacher", TEACHER),
         *(
-            Figure("teacher", 1024, w, metric, value, CFG)
+            Figure("teacher", 0, w, metric, value, CFG)
             for w, pair in CFG_TEACHER.items()
             for metric, value in zip(("FID", "IS"), pair, strict=True)
         ),

@@ -20,7 +20,7 @@ KEY = ("method", "sampler", "steps", "guidance", "seed")
 
 class Results:
     """A list of rows {method, sampler, steps, evaluations, guidance, seed, one key a metric}; a row that stands is not
-    computed again."""
+    computed again, unless its `weights` are others than those asked for."""
 
     def __init__(self, workdir: Path, **settings: Any):
         """`settings`: what all rows share, their sample count say. Raises `UserError` if those of `workdir` were made
@@ -37,10 +37,12 @@ class Results:
     def row(
         self, key: Mapping[str, Any], evaluations: int, compute: Callable[[], Mapping[str, float]]
     ) -> dict[str, Any]:
-        """The row of `key` (its method, sampler, steps, guidance and seed), computed and written unless it stands."""
-        for row in self.rows:
-            if all(row[name] == key[name] for name in KEY):
+        """The row of `key` (its method, sampler, steps, guidance and seed; `weights`: a hash of what it is made with),
+        computed and written unless it stands."""
+        for row in [row for row in self.rows if all(row[name] == key[name] for name in KEY)]:
+            if row.get("weights") in (None, key.get("weights")):  # None: a row from before they were told.
                 return row
+            self.rows.remove(row)
         row = {**key, "evaluations": evaluations, **compute()}
         self.rows.append(row)
         write_json(self._path, self.rows)
@@ -60,11 +62,12 @@ class Results:
         if teacher is not None:
             config.teacher = str(teacher)
         begin = time.perf_counter()
-        run_dir = trainer.run(
-            config.to_dict(), self.workdir / name, say=lambda text: launch.say(text) if text[0] != "+" else None
-        )
-        self.spent(name, time.perf_counter() - begin)
-        return run_dir
+        try:
+            return trainer.run(
+                config.to_dict(), self.workdir / name, say=lambda text: launch.say(text) if text[0] != "+" else None
+            )
+        finally:  # What was stopped has taken its time, too.
+            self.spent(name, time.perf_counter() - begin)
 
     def _known(self) -> dict[str, Any]:
         return json.loads(self._hardware.read_text()) if self._hardware.is_file() else {"seconds": {}}

@@ -6,7 +6,6 @@ results.json are skipped, trainings go on where they stopped, and the report is 
 
 import argparse
 import dataclasses
-import json
 from pathlib import Path
 from types import ModuleType
 
@@ -175,7 +174,8 @@ def measure(table: Table, results: Results, loaded: dict, planned: list[Row], ar
     in_print = {(f.method, f.steps, f.guidance): f for f in table.figures if f.verified and f.metric == "FID"}
     for seed in args.seeds:
         m = Measure(results, loaded["teacher"], args.num, seed, many, args.features, args.num_reference)
-        m.floor()
+        if seed == args.seeds[0]:
+            m.floor()
         for row in planned:
             figure = in_print.get((row.method, row.steps, row.guidance))
             more = {"published": f"{figure.value:g}", "published_source": f"FID; {figure.source}"} if figure else {}
@@ -194,7 +194,8 @@ def compare(table: Table, rows_there: list[dict], every: list[Row], planned: lis
             return f"no row of {figure.steps} steps at w = {figure.guidance:g} in this table"
         return "" if key in left else "left out by --only"
 
-    return paper.beside(table.figures, rows_there, why_not, args.features, args.num, args.tiny)
+    on = paper.On(args.features, args.num, args.num_reference, args.tiny)
+    return paper.beside(table.figures, rows_there, why_not, on)
 
 
 def sheets(workdir: Path, table: Table, loaded: dict, seed: int) -> None:
@@ -244,7 +245,10 @@ def run(table: Table, args: argparse.Namespace, argument: str, parts: tuple[str,
     measured = [row for row in every if row.part in needed]
     if args.dry_run:
         dry_run(table, planned, measured, args.num)
-        return show(table, compare(table, existing(args.workdir), every, measured, args))
+        there, settings = existing(args.workdir)
+        args = argparse.Namespace(**{**vars(args), **settings})  # As those rows were made, not as was asked now.
+        args.tiny = "tiny" in (argument, settings.get("argument"))
+        return show(table, compare(table, there, every, measured, args))
     launch.prepare_process()
     settings = {name: getattr(args, name) for name in ("num", "num_reference", "seed", "features")}
     results = Results(args.workdir, **settings, argument=argument)
@@ -274,7 +278,7 @@ def show(table: Table, cells: list[paper.Cell]) -> None:
         Console(width=None if Console().is_terminal else 200).print(paper.printed(cells, table.title))
 
 
-def existing(workdir: Path) -> list[dict]:
-    """The rows that stand, if any."""
-    path = workdir / "results.json"
-    return json.loads(path.read_text()) if path.is_file() else []
+def existing(workdir: Path) -> tuple[list[dict], dict]:
+    """(the rows that stand, the settings that they were made with), if any."""
+    rows, hardware = (report.chain.read_json(workdir / name) for name in ("results.json", "hardware.json"))
+    return rows or [], (hardware or {}).get("settings", {})

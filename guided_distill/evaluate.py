@@ -11,7 +11,7 @@ from guided_distill.data import Source
 from guided_distill.errors import UserError
 from guided_distill.features import Features
 from guided_distill.image_sets import ImageSet
-from guided_distill.metrics import FeatureSet
+from guided_distill.metrics import FeatureSet, class_variance
 from guided_distill.plugins import resolve
 
 AGAINST_DATA = ("frechet", "precision_recall", "class_variance")
@@ -133,12 +133,18 @@ def score(
     fake: FeatureSet, real: FeatureSet, teacher: FeatureSet | None = None, metrics: Sequence[str] = AGAINST_DATA
 ) -> dict[str, float]:
     """The named metrics of `fake` against `real`, and the paired distance to `teacher`'s samples from the same noise,
-    if given."""
+    if given. The variance within classes is left out where no class has two samples in both."""
     out: dict[str, float] = {}
     for name in metrics:
-        if name == "class_variance" and (fake.labels is None or real.labels is None):
+        if name == "class_variance" and not _classes_repeat(fake, real):
             continue
         out |= resolve("metrics", name).compute(fake, real)
     if teacher is not None:
         out |= resolve("metrics", "paired").compute(fake, teacher)
     return out
+
+
+def _classes_repeat(fake: FeatureSet, real: FeatureSet) -> bool:
+    if fake.labels is None or real.labels is None:
+        return False
+    return len(class_variance.shared(np.asarray(fake.labels), np.asarray(real.labels))) > 0

@@ -6,6 +6,7 @@ import os
 import struct
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO
@@ -80,7 +81,7 @@ def npz(path: Path) -> Mapping[str, np.ndarray]:
         with zipfile.ZipFile(path) as archive, path.open("rb") as file:
             members = [info for info in archive.infolist() if info.filename.endswith(".npy")]
             return {info.filename[: -len(".npy")]: _member(archive, file, info) for info in members}
-    except (zipfile.BadZipFile, ValueError, EOFError, OSError) as error:
+    except (zipfile.BadZipFile, zlib.error, ValueError, EOFError, OSError) as error:
         if isinstance(error, UserError):
             raise
         raise UserError(f"{path} is no npz file that can be read: {error}") from error

@@ -481,6 +481,15 @@ def test_the_unbiased_metric_comes_first_on_networks():
     assert evaluate.default_metrics("inception")[-1] == "inception_score"
 
 
+def test_classes_that_do_not_repeat_have_no_variance_to_compare():
+    """1,000 samples of 1,000 classes: everything else is measured."""
+    draw = np.random.default_rng(0).standard_normal
+    fake, real = FeatureSet(draw((8, 3)), np.arange(8)), FeatureSet(draw((40, 3)), np.arange(40) % 8)
+    assert set(evaluate.score(fake, real)) == {"frechet_distance", "precision", "recall"}
+    twice = FeatureSet(fake.features, np.arange(8) // 2)
+    assert "class_variance" in evaluate.score(twice, real)
+
+
 @needs_squeezenet
 def test_evaluate_verb_on_a_network(digits, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(evaluate, "CACHE", tmp_path / "cache")

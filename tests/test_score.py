@@ -129,6 +129,12 @@ def test_what_is_no_npz_is_told(tmp_path):
         archive.writestr("images.npy", b"\x93NUMPY\x01\x00garbage")
     with pytest.raises(UserError, match=r"x\.npz is no npz file"):
         mapped.npz(path)
+    np.savez_compressed(path, images=np.random.default_rng(0).integers(0, 255, (9, 32, 32, 3), np.uint8))
+    content = bytearray(path.read_bytes())
+    content[len(content) // 3 : len(content) // 2] = bytes(len(content) // 2 - len(content) // 3)
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"x\.npz is no npz file"):
+        mapped.npz(path)
 
 
 # Images.
@@ -445,6 +451,12 @@ def test_several_seeds_give_means_and_spread(run):
     np.testing.assert_allclose(found["fd"], np.mean(each), rtol=1e-12)
     np.testing.assert_allclose(found["fd_spread"], np.std(each, ddof=1), rtol=1e-9)
     assert found["seeds"] == "0,1,2" and len(set(each)) == 3
+
+
+def test_two_runs_are_not_drawn_from_the_same_noise(run):
+    """The same noise would make dependent sets: of one run, equal ones."""
+    found = scored(run, run, draw=Draw(8, 1), metrics=["fd", "nearest"], floor=False)
+    assert found["fd"] > 1e-3 and found["nearest_median"] > 1e-3
 
 
 def test_evaluate_takes_the_inception_score_too(run, tmp_path, cache, monkeypatch):

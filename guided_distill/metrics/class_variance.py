@@ -19,10 +19,10 @@ def _labels(name: str, given: FeatureSet) -> Int[np.ndarray, " n"]:
     return labels
 
 
-def _repeated(labels: Int[np.ndarray, " n"]) -> Int[np.ndarray, " c"]:
-    """The classes that occur twice or more."""
-    classes, counts = np.unique(labels, return_counts=True)
-    return classes[counts > 1]
+def shared(fake: Int[np.ndarray, " n"], real: Int[np.ndarray, " m"]) -> Int[np.ndarray, " c"]:
+    """The classes that occur twice or more in both of these labels: without one there is no variance to compare."""
+    counted = (np.unique(labels, return_counts=True) for labels in (fake, real))
+    return np.intersect1d(*(classes[counts > 1] for classes, counts in counted))
 
 
 def _mean_variance(
@@ -46,7 +46,7 @@ def compute(fake: FeatureSet, real: FeatureSet) -> dict[str, float]:
     """
     fakes, reals = checked(fake, real)
     fake_labels, real_labels = _labels("fake", fake), _labels("real", real)
-    classes = np.intersect1d(_repeated(fake_labels), _repeated(real_labels))
+    classes = shared(fake_labels, real_labels)
     if not len(classes):
         raise UserError("class_variance: no class has two samples or more in both sets; draw more samples")
     data = _mean_variance(reals, real_labels, classes)

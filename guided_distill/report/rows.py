@@ -15,7 +15,7 @@ Number = int | float
 KEYS = ("method", "sampler", "steps", "evaluations", "guidance", "seed")
 SPEED = {"seconds": "seconds", "images_per_second": "images/s"}
 PUBLISHED = ("published", "published_source")
-NOTED = ("num", "num_reference", "features")  # What a row may carry besides, which is no result.
+NOTED = ("num", "num_reference", "features", "weights")  # What a row may carry besides, which is no result.
 FLOOR = "half of the data"
 TEACHER = "teacher"
 

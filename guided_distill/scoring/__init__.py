@@ -47,9 +47,9 @@ def score(
 
     features: of images, by name ("pixels" unless said); two sets of ready features need none. draw: how `fake` is
     sampled if it is a run; several `seeds` give means and `*_spread`, standard deviations over them. A run as `real` is
-    sampled as it recommends, with the first seed. floor: whether to take that of the data too. Features and statistics
-    of `real` are kept in `cache` (None: nowhere), the others in a temporary folder while it lasts. Raises `UserError`
-    for sets that cannot be compared.
+    sampled as it recommends, from noise of its own: of the seed after the largest. floor: whether to take that of the
+    data too. Features and statistics of `real` are kept in `cache` (None: nowhere), the others in a temporary folder
+    while it lasts. Raises `UserError` for sets that cannot be compared.
     """
     for name in metrics:
         one_of("metric", name, measures.MEASURES)
@@ -61,7 +61,7 @@ def score(
         drawn = [
             _featured(fakes, fakes.drawn(draw, seed), network, Path(folder) / f"fake{seed}", wanted) for seed in seeds
         ]
-        images = reals.drawn(Draw(draw.num), seeds[0])
+        images = reals.drawn(Draw(draw.num), max(seeds) + 1)
         count = len(reals.ready.features) if images is None else len(images)
         fingerprint = _fingerprint(network, reals, images, count)
         kept = cache / fingerprint if cache and reals.run is None else None
@@ -113,6 +113,10 @@ def _network(
     if len(ready) == 2:
         if features:
             raise UserError(f"{' and '.join(ready)} hold features already; leave --features out")
+        if weights or preprocessing:
+            raise UserError(
+                f"{' and '.join(ready)} hold features already: --weights and --preprocessing change nothing"
+            )
         return "given", None
     if ready and not features:
         raise UserError(f"{ready[0]} holds features; say with --features which ones, so that images get the same")
