@@ -36,15 +36,16 @@ def folders(downloads: Path, source: Path | None, *usual: Path) -> list[Path]:
     return [source]
 
 
-def check_md5(path: Path, md5: str) -> None:
-    """Raises `UserError` unless the file has this md5, as its publisher says."""
+def check(path: Path, digest: str, algorithm: str = "md5") -> None:
+    """Raises `UserError` unless the file has this digest, as its publisher says."""
     with path.open("rb") as file:
-        found = hashlib.file_digest(file, "md5").hexdigest()
-    if found != md5:
-        raise UserError(f"{path} is damaged or another file: its md5 is {found} instead of {md5}; download it again")
+        found = hashlib.file_digest(file, algorithm).hexdigest()
+    if found != digest:
+        wrong = f"its {algorithm} is {found} instead of {digest}"
+        raise UserError(f"{path} is damaged or another file: {wrong}; download it again")
 
 
-def fetch(url: str, path: Path, md5: str) -> None:
+def fetch(url: str, path: Path, digest: str, algorithm: str = "md5") -> None:
     """Downloads a file, whole and checked or not at all. Raises `UserError` when there is no network, or what came is
     another file."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -58,7 +59,7 @@ def fetch(url: str, path: Path, md5: str) -> None:
                     file.write(block)
     except OSError as error:
         raise UserError(f"cannot download {url} ({error}); bring it by another way to {path}") from error
-    check_md5(part, md5)
+    check(part, digest, algorithm)
     part.replace(path)
 
 

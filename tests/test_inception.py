@@ -158,6 +158,24 @@ def test_what_is_no_picture_is_refused(shape, published):
         inception.make()(np.zeros(shape, np.float32))
 
 
+def test_weights_are_fetched_once_and_checked(published, tmp_path, monkeypatch):
+    monkeypatch.setenv("GUIDED_DISTILL_DATA", str(tmp_path))
+    monkeypatch.setattr(inception, "URL", published.as_uri())
+    images = pictures(SHAPES["up"]).astype(np.float32) / 127.5 - 1
+    net = inception.make(inception.DOWNLOAD, tap="64")
+    monkeypatch.setattr(inception, "URL", (tmp_path / "nothing").as_uri())
+    again = inception.make(inception.DOWNLOAD, tap="64")
+    np.testing.assert_array_equal(net(images), again(images))
+    (file,) = (tmp_path / "downloads/inception").iterdir()
+    file.unlink()
+    with pytest.raises(UserError, match=r"cannot download .*nothing"):
+        inception.make(inception.DOWNLOAD)
+    (tmp_path / "other").write_bytes(b"another file")
+    monkeypatch.setattr(inception, "URL", (tmp_path / "other").as_uri())
+    with pytest.raises(UserError, match=r"its sha256 is .* instead of"):
+        inception.make(inception.DOWNLOAD)
+
+
 def test_without_weights_it_says_which_file_to_put_where(tmp_path, monkeypatch):
     monkeypatch.setenv("GUIDED_DISTILL_DATA", str(tmp_path))
     with pytest.raises(UserError) as error:

@@ -35,7 +35,7 @@ def job(split: str, downloads: Path, source: Path | None = None, download: bool 
         raw.fetch(URL, downloads / ARCHIVE, MD5)
     paths = raw.locate([ARCHIVE], raw.folders(downloads, source))
     if paths is not None:
-        raw.check_md5(paths[0], MD5)
+        raw.check(paths[0], MD5)
         tasks = [(paths[0], f"cifar-10-batches-bin/{name}") for name in FILES[split]]
         return Job(read, tasks, labelled(INFO.shape), SPLITS[split], {"source": ARCHIVE, "md5": MD5})
     version = None if source else raw.tfds_version("cifar10")

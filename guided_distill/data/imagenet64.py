@@ -57,7 +57,7 @@ def job(
         archive = folder / ARCHIVES[split]
         if archive.is_file():
             if verify:
-                raw.check_md5(archive, MD5[split])
+                raw.check(archive, MD5[split])
             read, tasks = (read_classes, _classes(archive)) if split == "train" else (read_files, _files(archive))
             return Job(read, tasks, labelled(INFO.shape), SPLITS[split], {"source": archive.name, **origin})
         if (folder / split).is_dir():

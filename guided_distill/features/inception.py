@@ -19,7 +19,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxtyping import Array, Float
 
-from guided_distill import shards, torch_weights
+from guided_distill import downloads, shards, torch_weights
 from guided_distill.errors import UserError
 from guided_distill.features import Net, conv
 
@@ -33,6 +33,8 @@ SIZE = 299
 CLASSES = 1008
 TAPS = ("64", "192", "768", "2048", "logits_unbiased", "logits")
 EPSILON = 1e-3  # Of BatchNorm.
+URL = "https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/pt_inception-2015-12-05-6726825d.pth"
+DOWNLOAD = "download"  # In place of a path of weights: fetch them, once.
 STATISTICS = ("weight", "bias", "running_mean", "running_var")
 Shape = tuple[int, ...]
 
@@ -41,13 +43,14 @@ def make(
     weights: str | None = None, tap: str = "2048", preprocessing: str = "torch-fidelity", batch_size: int = 64
 ) -> Net:
     """images -> [n, d] of one of TAPS, seen by one of PREPROCESSINGS. Raises `UserError` for other names, without
-    weights (a path, else a file in the data folder), and for other weights."""
+    weights (a path, else a file in the data folder, which "download" fetches once), and for other weights."""
     for what, name, names in (("tap", tap, TAPS), ("preprocessing", preprocessing, PREPROCESSINGS)):
         if name not in names:
             raise UserError(f"no {what} {name!r} of Inception-v3; there are {', '.join(names)}")
     parts = [NAME, *([tap] if tap != "2048" else []), *([preprocessing] if preprocessing != "torch-fidelity" else [])]
     name = "-".join(parts)
-    params = params_of(torch_weights.load(weights or _found(), SHA256))
+    path = weights if weights not in (None, "", DOWNLOAD) else _found(fetch=weights == DOWNLOAD)
+    params = params_of(torch_weights.load(path, SHA256))
     apply, both = apply_of(preprocessing, tap), apply_of(preprocessing, tap, "logits_unbiased")
     return Net(name, f"{name} {SHA256}", apply, params, None, batch_size, both, preprocessing)
 
@@ -235,15 +238,18 @@ class Inception(nn.Module):
 # Its weights.
 
 
-def _found() -> Path:
+def _found(fetch: bool) -> Path:
     folder = shards.root() / "downloads" / "inception"
     for name in FILES:
         if (folder / name).is_file():
             return folder / name
+    if fetch:
+        downloads.fetch(URL, folder / next(iter(FILES)), SHA256, "sha256")
+        return folder / next(iter(FILES))
     places = " or ".join(f"{name} ({url})" for name, url in FILES.items())
     raise UserError(
         f"no weights of Inception-v3: put one of {places}, which are the same file, into {folder}, or give its path as "
-        "weights"
+        f"weights, or {DOWNLOAD!r} in place of a path"
     )
 
 
