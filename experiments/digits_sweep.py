@@ -14,8 +14,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from guided_distill import costs, launch, presets, sweeps
-from guided_distill.report import fronts
+from guided_distill import costs, files, launch, presets, sweeps
+from guided_distill.checkpoint import Checkpoints, fingerprint
+from guided_distill.report import chain, fronts
 from guided_distill.report.rows import show
 
 DOCS = Path(__file__).parents[1] / "docs" / "results"
@@ -50,19 +51,28 @@ def main() -> None:
     args = parser.parse_args()
     launch.prepare_process()
     out = args.out or args.workdir / "sweep"
+    # Before anything else opens the accelerator: costs are measured in processes of their own.
+    spent = cost(args.workdir / "student", out, batch_size=4 if args.tiny else 256)
     documents = {}
     for name, steps in STEPS.items():
         options = {"steps": steps, "guidance": GUIDANCE, "num": 1000, "seeds": SEEDS[name]}
         if args.tiny:
             options = {"steps": steps[:1] if name == "student" else (4,), "guidance": (0.0, 1.0), "num": 24}
         documents[name] = sweeps.run(args.workdir / name, out / name, say=launch.say, **options)
-    path = out / "costs.json"
-    if not path.is_file():
-        found = costs.of_runs([args.workdir / "student"], batch_size=4 if args.tiny else 256)
-        costs.section(out / "student", found)
-        path.write_text(json.dumps(found, indent=1))
     if args.publish:
-        print(f"-> {publish(out, documents, json.loads(path.read_text()))}")
+        print(f"-> {publish(out, documents, spent)}")
+
+
+def cost(student: Path, out: Path, batch_size: int) -> Mapping[str, list]:
+    """What `costs.of_runs` finds, kept in `out`/costs.json as long as the student's checkpoint is the same."""
+    path, hash_ = out / "costs.json", fingerprint(student, Checkpoints(student).latest() or 0)
+    known = chain.read_json(path) or {}
+    if known.get("hash") != hash_:
+        known = {"hash": hash_, "costs": costs.of_runs([student], batch_size=batch_size)}
+        (out / student.name).mkdir(parents=True, exist_ok=True)
+        costs.section(out / student.name, known["costs"])
+        files.write_json(path, known)
+    return known["costs"]
 
 
 def publish(out: Path, documents: Mapping[str, Mapping[str, Any]], spent: Mapping[str, list]) -> Path:
@@ -73,7 +83,7 @@ def publish(out: Path, documents: Mapping[str, Mapping[str, Any]], spent: Mappin
     seeds = sorted({row["seed"] for row in swept["student"]["rows"]})
     about = {key: settings[key] for key in ("num", "num_reference", "num_available", "reference", "features")}
     about |= {"floor": floor[presets.QUALITY], "floor_num": floor["num"], "floor_rest": floor["num_reference"]}
-    about |= {"saturation": floor["data_saturation"], "device": found[0]["device"], "words": WORDS}
+    about |= {"saturation": floor["data_saturation"], "device": fronts.devices(found), "words": WORDS}
     lines = [HEADER.format(seeds=", ".join(map(str, seeds)), **about)]
     both = {**documents["student"], "ranges": [r for document in documents.values() for r in document["ranges"]]}
     of_presets, ranges, cells = fronts.tables(found, both)
@@ -86,17 +96,18 @@ def publish(out: Path, documents: Mapping[str, Mapping[str, Any]], spent: Mappin
         lines += [f"## {heading}\n", f"![{heading}](digits_sweep_{name}.png)\n"]
     lines += [section(cells), "## What it costs\n", COSTS]
     for title, rows in spent.items():
-        lines.append(
-            section({"title": title.capitalize(), "columns": list(rows[0]), "rows": [*map(dict.values, rows)]}, "###")
-        )
+        if rows:
+            table = {"title": title.capitalize(), "columns": list(rows[0]), "rows": [*map(dict.values, rows)]}
+            lines.append(section(table, "###"))
     path = DOCS / "digits_sweep.md"
     path.write_text("\n".join(lines))
     return path
 
 
 COSTS = """`python -m guided_distill costs` of the student: FLOPs are counted; seconds an image in batches of 256;
-first: to the first image of a new process, weights read and program compiled; next: one image more. Paybacks: after so
-many images the distillation up to these steps has cost less than it saved against the teacher in 64 steps.
+first: to the first image of these steps, their weights read and their program compiled; a run's first row is also the
+first image of a new process, the others follow it there; next: one image more. Paybacks: after so many images the
+distillation up to these steps has cost less than it saved against the teacher in 64 steps.
 """
 
 

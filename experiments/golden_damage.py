@@ -129,6 +129,7 @@ def main() -> None:
         print(f"seed {seed}: {sum(not row['within'] for row in rows)} exceeded so far", flush=True)
     known = {"set": golden.hash, "items": len(golden.items), "seeds": numbers(args.seeds, int), "floor": floor}
     known |= {"spread": spread, "seconds": round(time.perf_counter() - begin), "cores": os.cpu_count()}
+    known |= {"chance": {name: checks.by_chance(sign) for name, (_, sign) in checks.LOSSES.items()}}
     write_json(path, {**known, "rows": rows})
     if args.publish:
         publish(json.loads(path.read_text()))
@@ -136,6 +137,7 @@ def main() -> None:
 
 def publish(found: dict[str, Any]) -> None:
     """docs/results/golden.md."""
+    found = {"chance": dict.fromkeys(checks.LOSSES, checks.by_chance(1)), **found}  # As it was before it was told.
     rows, lines = found["rows"], [HEADER.format(**{**found, "seeds": ", ".join(map(str, found["seeds"]))})]
     sound = [row for row in rows if row["damage"] == "none"]
     worst = []
@@ -175,7 +177,8 @@ Made by `python -m experiments.golden_damage --publish`; no number is typed by h
 are on raw pixels, over the {floor[num]} items of independent noise, against all images of the data; of these,
 as many against the {floor[num_reference]} others have a Fréchet distance of {floor[frechet_distance]:.3g} and a
 recall of {floor[recall]:.3g}. Standard deviations of the teacher by chance: Fréchet distance
-{spread[frechet_distance]:.2g}, recall {spread[recall]:.2g}, class variance {spread[class_variance]:.2g}. On {cores} CPU
+{spread[frechet_distance]:.2g}, recall {spread[recall]:.2g}, class variance {spread[class_variance]:.2g}; limits by
+chance are {chance[frechet_loss]:.2g} of these, of variance_loss {chance[variance_loss]:.2g}. On {cores} CPU
 cores, shared with other work, in {seconds} seconds, training not counted. Where the tolerances come from:
 [../golden.md](../golden.md).
 """

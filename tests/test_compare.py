@@ -1,15 +1,18 @@
 """Comparisons: laws of the numbers, votes that are never lost, pages that tell nothing."""
 
 import contextlib
+import dataclasses
 import io
 import itertools
 import json
+import os
 import shutil
 import socket
 import threading
 
 import numpy as np
 import pytest
+from chromium import Chromium
 from PIL import Image
 from sklearn.metrics import cohen_kappa_score
 
@@ -18,7 +21,6 @@ from guided_distill.__main__ import main
 from guided_distill.comparison import pairs, ranking, summary
 from guided_distill.comparison.votes import Vote, Votes
 from guided_distill.errors import UserError
-from tests.chromium import Chromium
 
 server = pytest.importorskip("guided_distill.comparison.server", reason="requirements-compare.txt")
 CHROMIUM = shutil.which("chromium")
@@ -126,6 +128,13 @@ def test_another_request_replaces_a_models_vote(tmp_path):
     assert [(v.left, v.winner) for v in votes.read()] == [("dawn", "dusk"), ("dusk", "dawn")]
 
 
+def test_a_person_may_think_better_of_it_in_another_tab(tmp_path):
+    votes = Votes(tmp_path)
+    assert votes.cast(a_vote("p", winner="dusk")) and votes.cast(a_vote("q"))
+    assert votes.cast(a_vote("p", winner=None)) and not votes.cast(a_vote("p", winner=None))
+    assert [(v.pair, v.winner) for v in votes.read()] == [("q", "dusk"), ("p", None)]
+
+
 @pytest.mark.parametrize("cut", [1, 20, 60])
 def test_a_kill_in_the_middle_of_a_line_costs_that_line_only(tmp_path, cut):
     votes = Votes(tmp_path)
@@ -195,11 +204,36 @@ def test_every_rater_has_an_order_and_sides_of_its_own(made):
         assert sum(turned for _, turned in plan) == 6
 
 
-def test_all_matches_of_three_systems_are_on_the_same_labels(tmp_path):
-    systems = [save_npz(tmp_path / f"{name}.npz", k) for k, name in enumerate("abc")]
-    made = pairs.make(tmp_path / "out", systems, num=30)
-    for match in itertools.combinations("abc", 2):
-        assert sorted(p.label for p in made.pairs if p.systems == match) == list(range(10))
+def test_sides_cannot_be_worked_out_from_what_is_public(made, tmp_path):
+    """The same systems, seed and name, made anew."""
+    systems = [pairs.System(name, tmp_path / f"{name}.npz") for name in ("dusk", "dawn")]
+    again = pairs.make(tmp_path / "again", systems, num=12, seed=3)
+    plans = [[(one.pairs.index(pair), turned) for pair, turned in one.plan("anna")] for one in (made, again)]
+    assert plans[0] != plans[1] and len(again.salt) == 32
+    assert dataclasses.replace(made, seed=4).plan("anna") == made.plan("anna")
+    assert (tmp_path / "again").stat().st_mode & 0o077 == 0  # Who reads the salt can work them out.
+
+
+@pytest.mark.parametrize(("count", "num"), [(3, 30), (4, 20)])
+def test_matches_of_several_systems_are_alike_and_independent(tmp_path, count, num):
+    names = "abcd"[:count]
+    systems = [save_npz(tmp_path / f"{name}.npz", k) for k, name in enumerate(names)]
+    made = pairs.make(tmp_path / "out", systems, num=num)
+    plan = dict(made.plan("anna"))
+    for match in itertools.combinations(names, 2):
+        own = [pair for pair in made.pairs if pair.systems == match]
+        assert count == 4 or sorted(pair.label for pair in own) == list(range(10))
+        assert abs(sum(plan[pair] for pair in own) - len(own) / 2) <= 0.5
+    assert len({made.png(image) for pair in made.pairs for image in pair.images}) == 2 * num  # None is in two pairs.
+
+
+@pytest.mark.parametrize("systems", range(2, 9))
+def test_no_system_shows_a_picture_twice(systems):
+    starts, matches = pairs._starts(systems, 5), list(itertools.combinations(range(systems), 2))
+    for system in range(systems):
+        own = [start for start, match in zip(starts, matches, strict=True) if system in match]
+        assert len(set(own)) == systems - 1 and all(start % 5 == 0 for start in own)
+    assert min(starts) == 0 and max(starts) <= 5 * (systems - 1 if systems > 2 else 0)
 
 
 @pytest.mark.slow
@@ -216,8 +250,9 @@ def test_runs_are_drawn_and_timed(digits, tmp_path):
     assert len({other.png(image) for image in other.pairs[0].images}) == 2
     assert other.systems["student"]["seconds"] == 0.25 and other.systems["student"]["steps"] == 1
     presets = {"fast": {"steps": 3, "sampler": "heun", "guidance": 0.5}}
+    document = {"format": 1, "presets": presets, "ranges": [], "settings": {"hash": ""}}
     chosen = pairs.parse(f"chosen={shutil.copytree(digits / 'teacher', tmp_path / 'run')},preset=fast,w=2,seconds=1")
-    (tmp_path / "run" / "presets.json").write_text(json.dumps({"format": 1, "presets": presets}))
+    (tmp_path / "run" / "presets.json").write_text(json.dumps(document))
     told = pairs.draw(chosen, 1, 0, np.array([3])).told
     assert (told["steps"], told["sampler"], told["guidance"]) == (3, "heun", 2)
 
@@ -375,14 +410,30 @@ def test_raters_have_names(made, raters):
         server.links(made, raters)
 
 
+def test_links_are_never_anybody_elses_to_read(made, monkeypatch):
+    written = []
+    monkeypatch.setattr(os, "fsync", lambda file: written.append(os.fstat(file).st_mode & 0o777))
+    for _ in range(2):
+        server.links(made, ["anna"])
+    assert written == [0o600, 0o600]
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"anna": 1}', "{"])
+def test_damaged_links_are_told(made, text):
+    (made.dir / "raters.json").write_text(text)
+    with pytest.raises(UserError, match=r"raters\.json is damaged"):
+        server.links(made, ["anna"])
+
+
 def test_serving_from_the_command_line(made, capsys, monkeypatch):
     served = []
     monkeypatch.setattr(server.uvicorn.Server, "run", lambda self, sockets: served.append((self.config, sockets)))
-    assert main(["compare", "serve", str(made.dir), "--raters=anna,ben", "--port=0"]) == 0
+    assert main(["compare", "serve", str(made.dir), "--raters=anna, ben", "--port=0"]) == 0
     ((config, (listening,)),) = served
     host, port = listening.getsockname()
     assert host == "127.0.0.1" and not config.server_header
     tokens = json.loads((made.dir / "raters.json").read_text())
+    assert list(tokens) == ["anna", "ben"]
     assert capsys.readouterr().out.splitlines() == [f"{r}: http://{host}:{port}/r/{t}/" for r, t in tokens.items()]
     assert main(["compare", "serve", str(made.dir), f"--port={port}"]) == 2  # Taken.
     assert "another --port" in capsys.readouterr().err
@@ -428,6 +479,7 @@ def test_shares_agreement_and_habits(made):
     left, fair = found["groups"]["judge:left"], found["groups"]["judge:fair"]
     assert left["flips"]["share"] == 1 and left["left"]["share"] == 1
     assert fair["flips"]["share"] == 0 and fair["left"]["share"] == 0.5
+    assert fair["left"]["num"] == people["left"]["num"] == 12  # Two votes on a pair are no two observations.
     assert left["systems"][0]["strength"] == pytest.approx(0)  # What depends on the order only is no preference.
     assert fair["systems"][0]["regularised"] and fair["systems"][0]["system"] == "dawn"
     assert found["fleiss_kappa"] == pytest.approx(
@@ -439,6 +491,41 @@ def test_a_pair_that_was_judged_one_way_round_only_does_not_count(made):
     vote_all(made, "judge:m", lambda _, pair, left: "dawn")
     group = summary.summarise(made, Votes(made.dir).read())["groups"]["judge:m"]
     assert group["pairs"] == 0 and group["flips"]["share"] is None and group["systems"][0]["share"] is None
+    assert [row["strength"] for row in group["systems"]] == [None, None]
+
+
+def test_a_system_without_votes_has_no_strength(tmp_path):
+    made = pairs.make(tmp_path / "out", [save_npz(tmp_path / f"{n}.npz", k) for k, n in enumerate("abc")], num=30)
+    votes = [Vote("anna", p.id, *p.systems, winner=p.systems[k % 3 > 0]) for k, p in enumerate(made.pairs[::3])]
+    found = summary.summarise(made, votes)
+    b, a, c = found["groups"]["people"]["systems"]
+    assert [row["system"] for row in (b, a, c)] == ["b", "a", "c"]
+    assert b["strength"] - a["strength"] == pytest.approx(np.log(6 / 4)) and not b["regularised"]
+    assert (c["strength"], c["share"], c["num"]) == (None, None, 0)
+    assert summary.tables(found)[0]["rows"][2] == ["c", "-", 0, "-"]
+
+
+def test_pairs_judged_by_two_rubrics_are_left_out(made):
+    vote_all(made, "judge:m", lambda _, pair, left: "dusk", both=True)
+    for pair in made.pairs[:5]:
+        for left, right in itertools.permutations(pair.systems):
+            if (pair, left) != (made.pairs[4], "dawn"):  # The last one was asked one way round only.
+                Votes(made.dir).cast(Vote("judge:m", pair.id, left, right, "dawn", request="new", rubric="new"))
+    found = summary.summarise(made, Votes(made.dir).read())
+    group = found["groups"]["judge:m"]
+    assert (group["pairs"], group["outdated"]) == (4, 8) and group["systems"][0]["system"] == "dawn"
+    assert group["systems"][0]["share"] == 1 and found["raters"] == {"judge:m": 4}
+    assert "judge:m: 8 pairs are left out" in summary.notes(made, found)[-1]
+
+
+def test_names_are_printed_as_they_are(made, capsys):
+    names = ["[/bold]", "judge:[red]:x:", "anna"]
+    for name in names:
+        vote_all(made, name, lambda _, pair, left: left, both=name.startswith("judge:"))
+    found = summary.summarise(made, Votes(made.dir).read())
+    summary.show(found, ["[red]note"])
+    printed = capsys.readouterr().out
+    assert all(name in printed for name in [*names, "[red]note"])
 
 
 def test_report_from_the_command_line(made, tmp_path, capsys):
@@ -461,6 +548,9 @@ def test_report_from_the_command_line(made, tmp_path, capsys):
     assert main(["compare", "report", str(made.dir)]) == 0
     printed = capsys.readouterr().out
     assert "dawn" in printed and "strength" in printed and "compare_out.json" in printed
+    (run / "manifest.json").unlink()
+    assert main(["compare", "report", str(made.dir)]) == 0
+    assert f"no section for {run}" in capsys.readouterr().err
 
 
 def test_making_from_the_command_line(tmp_path, capsys):
@@ -496,6 +586,14 @@ def serving(application):
         thread.join()
 
 
+SENT_BY = """(() => {  // How many requests keys send that are pressed at once.
+    const real = fetch;
+    let sent = 0;
+    fetch = (...told) => { sent += 1; return real(...told); };
+    for (const key of %s) dispatchEvent(new KeyboardEvent("keydown", { key }));
+    fetch = real;
+    return sent;
+})()"""
 READY = "!document.querySelector('#left').disabled && document.querySelector('#count').textContent"
 
 
@@ -518,6 +616,9 @@ def test_two_raters_in_a_browser(made, tmp_path):
                     tab.until(f"({READY}) === '4 of 12'")
                     tab.reload()
                     tab.until(f"({READY}) === '4 of 12'")
+                if (rater, done) == ("anna", 6):  # An undo while the vote is on its way.
+                    assert tab.value(SENT_BY % json.dumps([keys[rater][done], "z"])) == 1
+                    continue
                 tab.press(keys[rater][done])
         for tab in (anna, ben):
             assert tab.until("!document.querySelector('#end').hidden") is True

@@ -21,6 +21,7 @@ from guided_distill.__main__ import main  # noqa: E402
 from guided_distill.comparison import asking, judging, pairs, summary  # noqa: E402
 from guided_distill.comparison.votes import Votes  # noqa: E402
 from guided_distill.errors import UserError  # noqa: E402
+from guided_distill.files import alone  # noqa: E402
 
 KEY = "sk-not-to-be-seen-0123456789"
 URL = "http://127.0.0.1:9/v1"
@@ -142,6 +143,11 @@ def test_what_was_judged_is_not_asked_again(made):
         ('{"verdict": "tie"} {"verdict": "tie"}', "tie"),
         ('{"verdict": "first"} or rather {"verdict": "second"}', None),
         ('{"verdict": "both"}', None),
+        ('{"verdict": "first", "reason": "the {blob} is odd"}', "first"),
+        ('{"why": {"verdict": "second"}, "verdict": "first"} {oddly}', "first"),
+        ('Draft {"verdict":"second"} ... final {"verdict":"first","reason":"set {a} wins"}', None),
+        ('{"verdict": "first"} {"verdict": "neither"}', None),
+        ('{"a":' * 3000, None),
         ('{"verdict": "fir', None),
         ("The first one.", None),
         ('{"verdict": ["first"]} [1] {} {"verdict": null}', None),
@@ -198,8 +204,22 @@ def test_waits_double_and_heed_the_server(made):
 def test_a_server_that_is_down_is_left_alone(made, concurrency):
     outcome, server = run(made, lambda *_: httpx2.Response(500), concurrency=concurrency)
     assert len(outcome.failed) == judging.IN_A_ROW and outcome.left == 16 - judging.IN_A_ROW
-    assert "in a row" in outcome.stopped and outcome.spent == 0
+    assert "in a row" in outcome.stopped
     assert len(server.bodies) < (judging.IN_A_ROW + concurrency) * asking.ATTEMPTS
+
+
+@pytest.mark.parametrize("broken", ["write_json", "cast"])
+def test_what_cannot_be_kept_stops_it(made, monkeypatch, broken):
+    """The answers on their way come in, and nothing is asked after them."""
+
+    def full(*args):
+        raise OSError("no space left")
+
+    work = judging.plan(made, JUDGE)
+    monkeypatch.setattr(judging if broken == "write_json" else Votes, broken, full)
+    outcome, server = run(made, lambda *_: says("tie"))
+    assert outcome.stopped == "cannot keep a verdict: no space left" and outcome.failed == []
+    assert outcome.left == len(work.tasks) and outcome.spent == pytest.approx(COST * len(server.bodies))
 
 
 @pytest.mark.parametrize("status", [401, 404])
@@ -232,6 +252,19 @@ def test_what_may_have_been_billed_counts_in_full(made):
     worst = JUDGE.prices.of(judging.plan(made, JUDGE).tasks[0].tokens_in, JUDGE.max_tokens)
     outcome, server = run(made, lambda *_: httpx2.ReadTimeout("late"), ceiling=6.5 * worst)
     assert outcome.spent == pytest.approx(6 * worst) and len(server.bodies) == 6 and outcome.verdicts == 0
+
+
+@pytest.mark.parametrize(("status", "billed"), [(400, 0), (429, 0), (408, 1), (500, 1), (503, 1), (204, 1), (302, 1)])
+def test_only_what_is_refused_costs_nothing(made, status, billed):
+    worst = JUDGE.prices.of(judging.plan(made, JUDGE).tasks[0].tokens_in, JUDGE.max_tokens)
+    outcome, server = run(made, lambda *_: httpx2.Response(status))
+    assert outcome.verdicts == 0 and outcome.spent == pytest.approx(billed * worst * len(server.bodies))
+
+
+@pytest.mark.parametrize(("total", "out"), [(1050, 50), (1700, 700), (10, 50), (None, 50), ("many", 50)])
+def test_hidden_thoughts_are_paid(made, total, out):
+    outcome, _ = run(made, lambda *_: reply('{"verdict": "tie"}', {**USAGE, "total_tokens": total}))
+    assert outcome.spent == pytest.approx(16 * PRICES.of(1000, out))
 
 
 def test_nothing_is_sent_where_one_request_could_cost_too_much(made):
@@ -289,6 +322,12 @@ def test_the_key_is_nowhere_even_if_the_server_repeats_it(made, capsys, caplog, 
     assert KEY not in captured.out + captured.err + caplog.text + repr(outcome)
 
 
+def test_a_key_that_is_cut_short_is_not_shown(made):
+    key = "k" * 80 + "x" * 80
+    outcome, _ = run(made, lambda *_: httpx2.Response(401, text=f"{'no such key ' * 5}{key}"), key=key)
+    assert "[key]" in outcome.stopped and "kkk" not in outcome.stopped
+
+
 @pytest.mark.parametrize("key", ["", " ", "two words", "line\nbreak", "ключ"])
 def test_a_key_that_cannot_be_sent_is_not_shown(monkeypatch, key):
     monkeypatch.setenv("SOME_KEY", key)
@@ -304,12 +343,24 @@ def test_no_key_is_sent_where_none_is_wanted(made):
 
 
 @pytest.mark.parametrize(
-    "url", ["ftp://x/v1", "x", "http://me:secret@x/v1", "https://x/v1?key=secret", "http://x:99999"]
+    "url",
+    ["ftp://x/v1", "x", "http://me:secret@x/v1", "https://x/v1?key=secret", "https://x/v1#secret", "http://x:99999"],
 )
 def test_addresses_that_are_none_or_carry_a_secret(url):
     with pytest.raises(UserError, match="--url") as error:
         asking.check_url(url)
     assert "secret" not in str(error.value)
+
+
+def test_a_key_goes_over_no_open_wire():
+    for url in ("http://x.example/v1", "http://10.0.0.1/v1", "http://127.0.0.1.x.example/v1"):
+        assert asking.check_url(url) == url
+        with pytest.raises(UserError, match="unencrypted"):
+            asking.check_url(url, secret=True)
+        with pytest.raises(UserError, match="unencrypted"):
+            asking.Client(url, KEY, asking.Budget(1), PRICES)
+    for url in ("https://x.example/v1", "http://localhost:8/v1", "http://127.0.0.1:8/v1", "http://[::1]:8/v1"):
+        assert asking.check_url(url, secret=True) == url
 
 
 # The command line, over a socket.
@@ -355,12 +406,19 @@ def test_judging_from_the_command_line(made, capsys, monkeypatch, tmp_path):
         assert main(command) == 0 and asked == []
         told = capsys.readouterr().out
         assert "16 requests to m/x" in told and "the ceiling is $1" in told and "nothing was sent" in told
+        assert "if each request is answered once, at 1600 tokens a picture" in told
+        with alone(made.dir, "judged"):  # By another command, which would pay for the same.
+            assert main([*command, "--yes"]) == 2 and asked == []
+        assert "is being judged by another process" in capsys.readouterr().err
         assert main([*command, "--yes"]) == 0
         told = capsys.readouterr().out
         assert "15 verdicts" in told and "1 are missing" in told and told.count("failed: pair") == 1
         assert main([*command, "--yes", "--json"]) == 0
         numbers = json.loads(capsys.readouterr().out)
         assert (numbers["verdicts"], numbers["failed"], numbers["votes"]) == (1, 0, 16) and len(asked) == 17
+        monkeypatch.delenv("MY_KEY")  # Nothing is left to ask: no key is needed.
+        assert main([*command, "--yes"]) == 0 and len(asked) == 17
+        assert "0 verdicts" in capsys.readouterr().out
     assert set(asked) == {f"Bearer {KEY}"}
     assert main(["compare", "report", str(made.dir)]) == 0
     assert "judge:m/x" in capsys.readouterr().out
@@ -373,6 +431,7 @@ def test_mistakes_on_the_command_line(made, capsys, monkeypatch):
         (["--max_cost=1", "--yes"], "OPENAI_API_KEY is not set"),
         (["--max_cost=-1"], "must not be negative"),
         (["--max_cost=1", "--concurrency=0"], "must be positive"),
+        (["--max_cost=1", "--image_tokens=-5"], "must be positive"),
         (["--max_cost=1", "--rubric=absent.txt"], "absent.txt is no file"),
         (["--max_cost=0", "--yes", "--key_env="], "leaves no room"),
     ):

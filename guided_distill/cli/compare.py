@@ -10,6 +10,7 @@ A system is a run, a folder of pictures, or an npz of `sample`. Serving needs: p
 
 import argparse
 import json
+import sys
 
 from guided_distill.comparison import load, need, pairs, summary
 from guided_distill.comparison.votes import Votes
@@ -26,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     option = "NAME=RUN_OR_FOLDER[,steps=..,w=..,sampler=..,preset=..,seconds=..]; twice or more often"
     make.add_argument("--system", action="append", default=[], help=option)
     make.add_argument("--num", type=int, default=100, help="pairs, in all (default 100)")
-    make.add_argument("--seed", type=int, default=0, help="of noise, sides and order (default 0)")
+    make.add_argument("--seed", type=int, default=0, help="of noise (default 0)")
     make.add_argument("--same_noise", action="store_true", help="both pictures of a pair start from the same noise")
     make.add_argument(
         "--question", default=pairs.QUESTION, help=f'"{{label}}" is the class (default: {pairs.QUESTION})'
@@ -59,8 +60,12 @@ def _serve(args: argparse.Namespace) -> None:
     need("starlette", "uvicorn")
     from guided_distill.comparison import server
 
-    raters = [f"rater{k + 1}" for k in range(int(args.raters))] if args.raters.isdigit() else args.raters.split(",")
+    raters = [f"rater{k + 1}" for k in range(int(args.raters))] if args.raters.isdigit() else _names(args.raters)
     server.serve(args.out, raters, args.host, args.port, args.delay)
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",")]
 
 
 def _report(args: argparse.Namespace) -> None:
@@ -71,6 +76,8 @@ def _report(args: argparse.Namespace) -> None:
     found = summary.summarise(comparison, votes)
     write_json(comparison.dir / "results.json", found)
     left = summary.leave(comparison, found)
+    if absent := summary.absent(comparison):
+        print(f"no section for {', '.join(absent)}: not to be found from this directory", file=sys.stderr)
     if args.json:
         print(json.dumps(summary.flat(found)))
         return

@@ -6,9 +6,9 @@ was cast), raters.json (each rater's secret link). Only this directory tells whi
 """
 
 import dataclasses
+import hashlib
 import importlib.util
 import json
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ import numpy as np
 
 from guided_distill.errors import UserError
 
-FORMAT = 1
+FORMAT = 2
 JUDGE = "judge:"  # How the names of raters begin that are models.
 
 
@@ -33,10 +33,12 @@ class Pair:
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """What comparison.json says. `systems`: name -> {"source", "run", "steps", "guidance", "sampler", "seconds"}."""
+    """What comparison.json says. `systems`: name -> {"source", "run", "steps", "guidance", "sampler", "seconds"};
+    `salt`: random, so that nobody can work out the sides who has not this file."""
 
     dir: Path
     seed: int
+    salt: str
     question: str
     systems: dict[str, dict[str, Any]]
     pairs: tuple[Pair, ...]
@@ -50,12 +52,15 @@ class Comparison:
         return (self.dir / "images" / f"{image}.png").read_bytes()
 
     def plan(self, rater: str) -> list[tuple[Pair, bool]]:
-        """All pairs in this rater's order, each with whether its second picture is on the left: half of them, to one.
-        The same whenever it is asked for; another for another rater, so that a habit of looking at one side first
-        favours nobody."""
-        rng = np.random.default_rng([self.seed, zlib.crc32(rater.encode())])
-        turned = rng.permutation(np.arange(len(self.pairs)) % 2 == 1)
-        return [(self.pairs[k], bool(turned[k])) for k in rng.permutation(len(self.pairs))]
+        """All pairs in this rater's order, each with whether its second picture is on the left: half of those of every
+        two systems, to one. The same whenever it is asked for; another for another rater, so that a habit of looking at
+        one side first favours nobody."""
+        rng = np.random.default_rng(int.from_bytes(hashlib.sha256(f"{self.salt} {rater}".encode()).digest()))
+        turned = {}
+        for match in dict.fromkeys(pair.systems for pair in self.pairs):
+            own = [pair.id for pair in self.pairs if pair.systems == match]
+            turned |= zip(own, rng.permutation((np.arange(len(own)) + rng.integers(2)) % 2 == 1).tolist(), strict=True)
+        return [(self.pairs[k], turned[self.pairs[k].id]) for k in rng.permutation(len(self.pairs))]
 
 
 def need(*packages: str) -> None:
@@ -78,4 +83,4 @@ def load(out: str | Path) -> Comparison:
     if told.get("format") != FORMAT:
         raise UserError(f"{path} has format {told.get('format')}; this version reads {FORMAT}")
     pairs = [Pair(p["id"], p["label"], tuple(p["systems"]), tuple(p["images"])) for p in told["pairs"]]
-    return Comparison(Path(out), told["seed"], told["question"], told["systems"], tuple(pairs))
+    return Comparison(Path(out), told["seed"], told["salt"], told["question"], told["systems"], tuple(pairs))

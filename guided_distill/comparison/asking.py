@@ -5,6 +5,7 @@ The address is OpenAI-compatible: POST URL/chat/completions.
 
 import asyncio
 import dataclasses
+import ipaddress
 import json
 import os
 from collections.abc import Awaitable, Callable
@@ -47,8 +48,8 @@ class Prices:
 
 
 class Budget:
-    """`spent` never passes `ceiling`, in US dollars: a request goes out only when the worst that all requests in flight
-    can cost still fits.
+    """A request goes out only when the worst that all requests in flight can cost still fits under `ceiling`, in US
+    dollars. So `spent` passes it only by what answers cost beyond that worst.
 
     The worst of a request is what its caller estimates, or the worst that an answer has shown to be possible. Until
     there is an answer requests go out one by one, so that an estimate that is too low is known before there are many.
@@ -102,17 +103,27 @@ def read_key(variable: str) -> str | None:
     return key
 
 
-def check_url(url: str) -> str:
-    """The address without a slash at its end. Raises `UserError` for what is none, or carries a secret itself."""
+def check_url(url: str, secret: bool = False) -> str:
+    """The address without a slash at its end. Raises `UserError` for what is none, or carries a secret itself, and
+    where a `secret` that goes with it could be read on the way."""
     try:
         parts, _ = urlsplit(url), urlsplit(url).port
     except ValueError as error:
         raise UserError(f"--url: {error}") from None
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise UserError("--url must be such as https://api.openai.com/v1 or http://127.0.0.1:8000/v1")
-    if parts.username or parts.password or parts.query:
-        raise UserError("--url must not carry a name, a password or a query: keys go into an environment variable")
+    if parts.username or parts.password or parts.query or parts.fragment:
+        raise UserError("--url must not carry a name, a password, a query or a #: keys go into an environment variable")
+    if secret and parts.scheme == "http" and not _loopback(parts.hostname):
+        raise UserError(f"--url: a key would go to {parts.hostname} unencrypted; use https, or --key_env= for no key")
     return url.rstrip("/")
+
+
+def _loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 class Client:
@@ -132,7 +143,7 @@ class Client:
     ):
         self._key, self._budget, self._prices, self._sleep = key, budget, prices, sleep
         headers = {"Authorization": f"Bearer {key}"} if key else {}
-        self._url = check_url(url) + "/chat/completions"
+        self._url = check_url(url, bool(key)) + "/chat/completions"
         self._http = httpx2.AsyncClient(headers=headers, timeout=timeout, transport=transport)
 
     async def __aenter__(self) -> "Client":
@@ -162,7 +173,9 @@ class Client:
                         cost = self._prices.of(answer["tokens_in"], answer["tokens_out"])
                         shown = self._prices.of(answer["tokens_in"], max(answer["tokens_out"], tokens_out))
                     return {**answer, "cost": cost}
-                why, cost = self._complaint(reply), 0.0  # What is refused is not billed.
+                why = self._complaint(reply)
+                if 400 <= reply.status_code < 500 and reply.status_code != 408:
+                    cost = 0.0  # What is refused is not billed; a gateway that failed, or waited, may have been.
                 if reply.status_code in WRONG:
                     self._budget.close()  # Before those that wait hear that there is room.
                     raise Refused(why)
@@ -187,14 +200,16 @@ class Client:
         reply = json.loads(text)
         try:
             usage = reply.get("usage") or {}
-            tokens = [usage.get(name) for name in ("prompt_tokens", "completion_tokens")]
-            known = all(isinstance(n, int) and n >= 0 for n in tokens)
+            into, out, total = (usage.get(name) for name in ("prompt_tokens", "completion_tokens", "total_tokens"))
+            known = all(isinstance(n, int) and n >= 0 for n in (into, out))
+            if known and isinstance(total, int):
+                out = max(out, total - into)  # Some servers count what a model thought in the total only.
             choice = reply["choices"][0]
             return {
                 "text": self._blot(str(choice["message"].get("content") or "")),
                 "finish": self._blot(str(choice.get("finish_reason"))),
-                "tokens_in": tokens[0] if known else None,
-                "tokens_out": tokens[1] if known else None,
+                "tokens_in": into if known else None,
+                "tokens_out": out if known else None,
             }
         except (AttributeError, KeyError, IndexError, TypeError):
             raise NoAnswer("an answer that is no completion") from None
@@ -204,7 +219,8 @@ class Client:
             told = reply.json()["error"]["message"]
         except (ValueError, KeyError, TypeError):
             told = reply.text
-        return self._blot(f"{reply.status_code} {' '.join(str(told).split())[:200]}".strip())
+        whole = self._blot(" ".join(str(told).split()))  # Before it is cut: half a key is not found any more.
+        return f"{reply.status_code} {whole[:200]}".strip()
 
     def _blot(self, text: str) -> str:
         return text.replace(self._key, "[key]") if self._key else text

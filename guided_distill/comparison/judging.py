@@ -10,7 +10,6 @@ import dataclasses
 import hashlib
 import io
 import json
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from PIL import Image
 from guided_distill.comparison import JUDGE, Comparison, Pair
 from guided_distill.comparison.asking import Budget, CeilingReached, Client, NoAnswer, Prices, Refused
 from guided_distill.comparison.votes import Vote, Votes
+from guided_distill.errors import UserError
 from guided_distill.files import write_json
 
 RUBRIC = """You compare two pictures that were made by different programs for the same request.
@@ -61,7 +61,9 @@ class Task:
     def vote(self, rater: str, verdict: str) -> Vote:
         """The vote that a verdict is."""
         left, right = self.pair.systems[::-1] if self.turned else self.pair.systems
-        return Vote(rater, self.pair.id, left, right, {"first": left, "second": right, "tie": None}[verdict], self.hash)
+        winner = {"first": left, "second": right, "tie": None}[verdict]
+        rubric = hashlib.sha256(self.body["messages"][0]["content"].encode()).hexdigest()[:16]
+        return Vote(rater, self.pair.id, left, right, winner, self.hash, rubric=rubric)
 
     def __str__(self) -> str:
         return f"pair {self.pair.id}, {'second' if self.turned else 'first'} picture first"
@@ -97,17 +99,19 @@ def task(comparison: Comparison, judge: Judge, pair: Pair, turned: bool) -> Task
 
 
 def verdict(text: str) -> str | None:
-    """first, second or tie, from the JSON object in an answer, whatever is around it; None where there is none, or
-    several that differ."""
-    found = set()
-    for match in re.findall(r"\{[^{}]*\}", text):
+    """first, second or tie, from the JSON object in an answer, whatever is around it; None where there is none, one
+    that says something else, or several that differ."""
+    found, decoder, start = set(), json.JSONDecoder(), text.find("{")
+    while start >= 0:
         try:
-            said = json.loads(match).get("verdict")
-        except ValueError:
-            continue
-        found.add(said.strip().lower() if isinstance(said, str) else None)
-    found &= {"first", "second", "tie"}
-    return found.pop() if len(found) == 1 else None
+            told, end = decoder.raw_decode(text, start)
+            if "verdict" in told:
+                found.add(str(told["verdict"]).strip().lower())
+        except (ValueError, RecursionError):
+            end = start + 1
+        start = text.find("{", end)
+    said = found.pop() if len(found) == 1 else None
+    return said if said in ("first", "second", "tie") else None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,7 +123,7 @@ class Work:
     done: int
 
     def estimate(self, judge: Judge) -> int | float:
-        """US dollars, at most, if every request is answered once."""
+        """US dollars, if every request is answered once, and no picture has more tokens than the judge says."""
         return sum(judge.prices.of(task.tokens_in, judge.max_tokens) for task in self.tasks)
 
 
@@ -197,6 +201,10 @@ async def run(
                 if row >= IN_A_ROW:
                     stopped = f"{IN_A_ROW} requests in a row had no answer"
                     budget.close()
+            except (OSError, UserError) as error:  # Not let out: that would cancel the others, which are paid.
+                queue.append(one)
+                stopped = stopped or f"cannot keep a verdict: {error}"
+                budget.close()
 
     async with Client(url, key, budget, judge.prices, **options) as client, asyncio.TaskGroup() as group:
         for _ in range(min(concurrency, len(queue))):

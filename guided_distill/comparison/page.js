@@ -4,7 +4,8 @@ const byId = (id) => document.getElementById(id);
 const SMALL = 128; // Pixels a side, up to which pictures are shown as squares.
 const KEYS = { ArrowLeft: "left", ArrowRight: "right", ArrowDown: "tie", t: "tie", z: "undo", Backspace: "undo" };
 let now = null;   // The state that is shown.
-let open = false; // Whether both pictures are there and no vote is on its way.
+let open = false; // Whether both pictures are there and not voted on.
+let busy = false; // From a request until what it brought is shown: an undo must not overtake a vote.
 
 async function ask(path, body) {
   const options = body && { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body) };
@@ -42,20 +43,20 @@ async function show(state) {
   byId("question").textContent = state.question;
   const sides = ["left", "right"].map((side) => load(side, state[side]));
   // Delayed, each picture appears when it comes; otherwise both at once, so that the network favours none.
-  if (state.delay) await Promise.all(sides.map(async (side) => { const put = await side; if (now === state) put(); }));
-  else for (const put of await Promise.all(sides)) if (now === state) put();
-  if (now !== state) return;
+  if (state.delay) await Promise.all(sides.map(async (side) => (await side)()));
+  else for (const put of await Promise.all(sides)) put();
   for (const id of ["left", "right", "tie"]) byId(id).disabled = false;
   open = true;
 }
 
 async function act(what) {
-  if (now === null || (what !== "undo" && !open) || (what === "undo" && now.done === 0)) return;
+  if (busy || now === null || (what !== "undo" && !open) || (what === "undo" && now.done === 0)) return;
   open = false;
   await attempt(() => (what === "undo" ? ask("undo", {}) : ask("vote", { pair: now.pair, choice: what })));
 }
 
 async function attempt(request) {
+  busy = true;
   try {
     const state = await request();
     byId("trouble").hidden = true;
@@ -63,6 +64,8 @@ async function attempt(request) {
   } catch (error) {
     byId("trouble").textContent = `The server did not answer (${error.message}). Nothing is lost: reload this page.`;
     byId("trouble").hidden = false;
+  } finally {
+    busy = false;
   }
 }
 

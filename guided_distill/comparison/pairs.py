@@ -87,28 +87,32 @@ def make(
     """Draws `num` pairs in all into `out`: with more than two systems, every two of them in turn.
 
     The pictures of a pair are the same number of either system's sequence: the same label, and with `same_noise` the
-    same noise, where codes have one shape. Raises `UserError` before anything is written: for fewer than two systems,
-    two of a name, sizes or labels that differ, too few pictures in a folder, and where there is a comparison already.
+    same noise, where codes have one shape. No picture is in two pairs, so pairs are independent. Raises
+    `UserError` before anything is written: for fewer than two systems, two of a name, sizes or labels that differ, too
+    few pictures in a folder, and where there is a comparison already.
     """
     out, rng = Path(out), np.random.default_rng([seed, 0])
     _check(out, systems, num)
     matches = list(itertools.combinations(systems, 2))
     each = -(-num // len(matches))
-    labels = _labels(systems, each)
+    starts = _starts(len(systems), each)
+    needed = max(starts) + each
+    labels = _labels(systems, needed)
     drawn = {}
     for system in systems:
-        print(f"{system.name}: {each} pictures of {system.source}", flush=True)
-        drawn[system.name] = draw(system, each, seed if same_noise else int(rng.integers(2**31)), labels)
+        print(f"{system.name}: {needed} pictures of {system.source}", flush=True)
+        drawn[system.name] = draw(system, needed, seed if same_noise else int(rng.integers(2**31)), labels)
     shapes = {name: found.images.shape[1:3] for name, found in drawn.items()}
     if len(set(shapes.values())) > 1:
         told = ", ".join(f"{name} {h}x{w}" for name, (h, w) in shapes.items())
         raise UserError(
             f"pictures differ in size, which would tell whose they are: {told}; bring them to one size first"
         )
-    (out / "images").mkdir(parents=True, exist_ok=True)
+    out.mkdir(mode=0o700, parents=True, exist_ok=True)  # What is in it tells whose a picture is.
+    (out / "images").mkdir(exist_ok=True)
     pairs = []
     for k in range(num):
-        sides, index = matches[k % len(matches)], k // len(matches)
+        sides, index = matches[k % len(matches)], starts[k % len(matches)] + k // len(matches)
         images = [secrets.token_hex(12) for _ in sides]
         for system, image in zip(sides, images, strict=True):
             (out / "images" / f"{image}.png").write_bytes(encoded(drawn[system.name].images[index]))
@@ -116,7 +120,8 @@ def make(
         pairs.append({"id": secrets.token_hex(12), "label": label, "index": index})
         pairs[-1] |= {"systems": [system.name for system in sides], "images": images}
     told = {"format": FORMAT, "seed": seed, "same_noise": same_noise, "question": question}
-    write_json(out / "comparison.json", {**told, "systems": {n: d.told for n, d in drawn.items()}, "pairs": pairs})
+    told |= {"salt": secrets.token_hex(16), "systems": {name: found.told for name, found in drawn.items()}}
+    write_json(out / "comparison.json", {**told, "pairs": pairs})
     return load(out)
 
 
@@ -130,6 +135,13 @@ def _check(out: Path, systems: Sequence[System], num: int) -> None:
         raise UserError(f"num {num} is not positive")
     if (out / "comparison.json").exists():
         raise UserError(f"there is a comparison in {out}, perhaps with votes: take another directory, or delete it")
+
+
+def _starts(systems: int, each: int) -> list[int]:
+    """Where in all systems' sequences the `each` pictures of every two systems begin, so that no system shows one of
+    its pictures twice: matches of one sum, modulo their number, have no system in common."""
+    sums = [sum(match) % systems for match in itertools.combinations(range(systems), 2)]
+    return [sorted(set(sums)).index(found) * each for found in sums]
 
 
 def _labels(systems: Sequence[System], num: int) -> np.ndarray | None:

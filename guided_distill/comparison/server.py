@@ -6,10 +6,12 @@ equal things), fixed headers. Which side is whose is looked up here, when a vote
 
 import asyncio
 import json
+import os
 import secrets
 import socket
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 import uvicorn
@@ -25,7 +27,6 @@ from starlette.routing import Route
 from guided_distill.comparison import JUDGE, Comparison, Pair, load
 from guided_distill.comparison.votes import Vote, Votes
 from guided_distill.errors import UserError
-from guided_distill.files import write_json
 
 HEADERS = {
     "Cache-Control": "no-store",  # A picture that comes from a cache would come at once, whatever its delay.
@@ -40,15 +41,30 @@ LOCAL = ("127.0.0.1", "localhost")
 
 def links(comparison: Comparison, raters: Sequence[str]) -> dict[str, str]:
     """rater -> the secret part of its link: that of raters.json, where it has one, so that links outlive the server.
-    Raises `UserError` for names that are no names of people."""
+    Raises `UserError` for names that are no names of people, and for a damaged file."""
     if not raters or len(set(raters)) < len(raters) or any(not name or name.startswith(JUDGE) for name in raters):
         raise UserError(f"--raters must be a number, or different names; got {', '.join(raters) or 'none'}")
     path = comparison.dir / "raters.json"
-    known = json.loads(path.read_text()) if path.is_file() else {}
+    known = _known(path) if path.is_file() else {}
     tokens = {name: known.get(name) or secrets.token_urlsafe(18) for name in raters}
-    write_json(path, known | tokens)
-    path.chmod(0o600)
+    part = path.with_name(path.name + ".part")
+    part.unlink(missing_ok=True)
+    with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:  # Never anybody else's to read.
+        file.write(json.dumps(known | tokens, indent=1) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    part.replace(path)
     return tokens
+
+
+def _known(path: Path) -> dict[str, str]:
+    try:
+        known = json.loads(path.read_text())
+        if not isinstance(known, dict) or not all(isinstance(token, str) for token in known.values()):
+            raise ValueError("not names and their secrets")
+    except ValueError as error:
+        raise UserError(f"{path} is damaged: {error}; without it every rater gets a new link") from error
+    return known
 
 
 class Room:

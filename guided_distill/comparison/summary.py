@@ -2,7 +2,8 @@
 
 A pair counts once: its outcome is the mean of the votes on it, a tie half a win each. So several raters of one pair are
 not taken for as many pairs, and intervals are those of the number of pairs. People are one group; a model is one for
-itself, with both orders of a pair as its votes on it. Only pairs that it judged both ways round count.
+itself, with both orders of a pair as its votes on it. Only pairs that it judged both ways round by its latest rubric
+count.
 """
 
 import itertools
@@ -26,24 +27,35 @@ PEOPLE = "people"
 def summarise(comparison: Comparison, votes: Sequence[Vote]) -> dict[str, Any]:
     """{"pairs", "groups": {"people" or "judge:MODEL": ...}, "agreement": [...], "fleiss_kappa"}.
 
-    A group: "votes", "pairs", "ties" (share), "left" (share of decided votes for the left side), "matches" (every two
-    systems), "systems" (each against all others, and its Bradley-Terry strength in log odds), and of a model "flips",
-    the share of pairs on which it says something else when they are turned round.
+    A group: "votes", "pairs", "ties" (share), "left" (share of pairs with a decided vote that went to the left side),
+    "matches" (every two systems), "systems" (each against all others, and its Bradley-Terry strength in log odds), and
+    of a model "flips", the share of pairs on which it says something else when they are turned round, and "outdated",
+    how many pairs are left out because a vote on them is by an earlier rubric.
     """
     known = {pair.id for pair in comparison.pairs}
     votes = [vote for vote in votes if vote.pair in known]
     by_rater = {rater: [v for v in votes if v.rater == rater] for rater in sorted({v.rater for v in votes})}
+    outdated = {rater: _outdated(own) for rater, own in by_rater.items()}
+    by_rater = {rater: [v for v in own if v.pair not in outdated[rater]] for rater, own in by_rater.items()}
     people = [rater for rater in by_rater if not rater.startswith(JUDGE)]
     groups = {PEOPLE: [v for rater in people for v in by_rater[rater]]} if people else {}
     groups |= {rater: own for rater, own in by_rater.items() if rater.startswith(JUDGE)}
+    shown = {name: _group(comparison, own, name != PEOPLE) for name, own in groups.items()}
+    for name in shown.keys() - {PEOPLE}:
+        shown[name]["outdated"] = len(outdated[name])
     verdicts = {rater: _verdicts(comparison, own, rater.startswith(JUDGE)) for rater, own in by_rater.items()}
     return {
         "pairs": len(comparison.pairs),
         "raters": {rater: len(found) for rater, found in verdicts.items()},
-        "groups": {name: _group(comparison, own, name != PEOPLE) for name, own in groups.items()},
+        "groups": shown,
         "agreement": [_agreement(a, b, verdicts) for a, b in itertools.combinations(verdicts, 2)],
         "fleiss_kappa": _fleiss([verdicts[rater] for rater in people]),
     }
+
+
+def _outdated(votes: Sequence[Vote]) -> set[str]:
+    """Pairs with a vote of a rater's that is not by the same rubric as its latest."""
+    return {vote.pair for vote in votes if vote.rubric != votes[-1].rubric}
 
 
 def _by_pair(votes: Sequence[Vote], both: bool) -> dict[str, list[Vote]]:
@@ -75,12 +87,13 @@ def _group(comparison: Comparison, votes: Sequence[Vote], both: bool) -> dict[st
             share = np.mean([0.5 if v.winner is None else float(v.winner == names[i]) for v in own])
             shares[i, j] += share
             shares[j, i] += 1 - share
-    decided = [vote for vote in used if vote.winner is not None]
-    left = sum(vote.winner == vote.left for vote in decided)
+    decided = [found for own in by_pair.values() if (found := [vote for vote in own if vote.winner is not None])]
+    left = float(sum(np.mean([vote.winner == vote.left for vote in own]) for own in decided))
+    ties = sum(vote.winner is None for vote in used)
     out = {
         "votes": len(used),
         "pairs": len(by_pair),
-        "ties": (len(used) - len(decided)) / len(used) if used else None,
+        "ties": ties / len(used) if used else None,
         "left": _share(left, len(decided)),
         "matches": [
             {"system": names[i], "against": names[j], **_share(shares[i, j], shares[i, j] + shares[j, i])}
@@ -95,14 +108,16 @@ def _group(comparison: Comparison, votes: Sequence[Vote], both: bool) -> dict[st
 
 
 def _systems(names: Sequence[str], shares: np.ndarray) -> list[dict[str, Any]]:
-    """Strongest first."""
-    strengths, rows = bradley_terry(shares), []
-    for k in np.argsort(-strengths.values, kind="stable").tolist():
-        low, high = strengths.interval(k)
+    """Strongest first; last those without votes, whose strength is None."""
+    voted = np.flatnonzero(shares.sum(0) + shares.sum(1))
+    strengths, rows = bradley_terry(shares[np.ix_(voted, voted)]) if len(voted) else None, []
+    for n in np.argsort(-strengths.values, kind="stable").tolist() if strengths else ():
+        (low, high), k = strengths.interval(n), voted[n]
         row = {"system": names[k], **_share(shares[k].sum(), shares[k].sum() + shares[:, k].sum())}
-        row |= {"strength": float(strengths.values[k]), "strength_low": low, "strength_high": high}
+        row |= {"strength": float(strengths.values[n]), "strength_low": low, "strength_high": high}
         rows.append(row | {"regularised": strengths.regularised})
-    return rows
+    unknown = dict.fromkeys(("strength", "strength_low", "strength_high")) | {"regularised": False}
+    return rows + [{"system": name, **_share(0, 0), **unknown} for k, name in enumerate(names) if k not in voted]
 
 
 def _share(wins: int | float, num: int | float) -> dict[str, Any]:
@@ -131,7 +146,7 @@ def flat(summary: Mapping[str, Any]) -> dict[str, Any]:
     """The summary as one flat dict: people/student/share, people/teacher over student/low, judge:m/flips/share, ..."""
     out = {"pairs": summary["pairs"], "fleiss_kappa": summary["fleiss_kappa"]}
     for name, group in summary["groups"].items():
-        out |= {f"{name}/{key}": group[key] for key in ("votes", "pairs", "ties")}
+        out |= {f"{name}/{key}": group[key] for key in ("votes", "pairs", "ties", "outdated") if key in group}
         for key in ("left", "flips"):
             out |= {f"{name}/{key}/{part}": value for part, value in group.get(key, {}).items()}
         for row in group["systems"]:
@@ -184,6 +199,8 @@ def _text(row: Mapping[str, Any] | None) -> str:
 
 
 def _strength(row: Mapping[str, Any]) -> str:
+    if row["strength"] is None:
+        return "-"
     mark = " *" if row["regularised"] else ""
     return f"{row['strength']:+.2f} ({row['strength_low']:+.2f} to {row['strength_high']:+.2f}){mark}"
 
@@ -194,6 +211,9 @@ def notes(comparison: Comparison, summary: Mapping[str, Any]) -> list[str]:
     out = [f"{len(comparison.pairs)} pairs, seed {comparison.seed}. {shown}.", TIES]
     if any(row["regularised"] for _, group in _groups(summary) for row in group["systems"]):
         out.append("* Some system won or lost everything: half a win each way was added between every two.")
+    for name, group in _groups(summary):
+        if group.get("outdated"):
+            out.append(f"{name}: {group['outdated']} pairs are left out, judged at least in part by an earlier rubric.")
     return out
 
 
@@ -205,7 +225,8 @@ def _setting(told: Mapping[str, Any]) -> str:
 
 def show(summary: Mapping[str, Any], told: Sequence[str]) -> None:
     """The tables and notes, printed."""
-    console = Console(width=None if Console().is_terminal else 140)
+    # Names may have [ and : in them.
+    console = Console(width=None if Console().is_terminal else 140, markup=False, emoji=False)
     for shown in tables(summary):
         table = Table(title=shown["title"], title_justify="left")
         for number, column in enumerate(shown["columns"]):
@@ -226,3 +247,9 @@ def leave(comparison: Comparison, summary: Mapping[str, Any]) -> list[Path]:
             shown = {"notes": notes(comparison, summary), "tables": tables(summary)}
             out.append(sections.write(told["source"], name, title, **shown))
     return list(dict.fromkeys(out))
+
+
+def absent(comparison: Comparison) -> list[str]:
+    """The runs into which `leave` can write nothing, because from here they are not there."""
+    sources = [told["source"] for told in comparison.systems.values() if told["run"]]
+    return [source for source in dict.fromkeys(sources) if not (Path(source) / "manifest.json").is_file()]

@@ -15,7 +15,7 @@ from guided_distill.errors import UserError
 @dataclasses.dataclass(frozen=True)
 class Vote:
     """A rater's verdict on a pair as it was shown. `winner`: a system, or None for a tie; `request`: what a model was
-    asked, as a hash; `at`: when, UTC."""
+    asked, as a hash; `at`: when, UTC; `rubric`: by what a model judged, as a hash."""
 
     rater: str
     pair: str
@@ -24,6 +24,7 @@ class Vote:
     winner: str | None
     request: str = ""
     at: str = ""
+    rubric: str = ""
 
     @property
     def place(self) -> tuple[str, str, str]:
@@ -43,11 +44,11 @@ class Votes:
         return _standing(self.path, self.path.read_bytes()) if self.path.exists() else []
 
     def cast(self, vote: Vote) -> bool:
-        """Adds a vote, to the disk. False, and nothing added, when this rater has already judged this pair this way
-        round, and was asked the same: a request that was sent twice counts once."""
+        """Adds a vote, to the disk. False, and nothing added, where it stands already: a request that was sent twice
+        counts once. A person who now says something else means it; a model has one answer to a request."""
         with self._alone() as file:
-            known = {v.place: v.request for v in _standing(self.path, file.read())}
-            if known.get(vote.place) == vote.request:
+            known = {v.place: v for v in _standing(self.path, file.read())}.get(vote.place)
+            if known and known.request == vote.request and (vote.request or known.winner == vote.winner):
                 return False
             now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
             _append(file, {**dataclasses.asdict(vote), "at": vote.at or now})
