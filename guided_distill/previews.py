@@ -17,7 +17,7 @@ REFERENCE = 5000  # Training images at most that samples are scored against: eno
 
 class Preview:
     """Called with a state in training: samples/<step>.png, and scores against the training data where the config asks
-    for them."""
+    for them. Made before the first update: `UserError` then, where its golden set cannot be answered."""
 
     def __init__(self, stage: Stage, workdir: Path, mesh: Mesh):
         self.stage, self.workdir, self.manifest = stage, workdir, stage.manifest
@@ -25,6 +25,8 @@ class Preview:
         self._real: FeatureSet | None = None
         self.generator = Generator(runs.bind(self.manifest), codec, self.manifest["clip"], mesh)
         self._bench: golden.measure.Bench | None = None
+        if asked := stage.loop.golden:
+            self._bench = golden.verdict.open_bench(asked, self.manifest, stage.source)
 
     def __call__(self, state: TrainState, index: int, step: int) -> dict[str, float]:
         """Draws what the `index`-th round's student makes after update `step`; returns the scores, {} without
@@ -56,10 +58,8 @@ class Preview:
     def golden(self, state: TrainState, index: int) -> dict[str, float]:
         """How the `index`-th round's student answers the golden set, against data and its first teacher; {} where the
         config names none. Every process takes part."""
-        if not self.stage.loop.golden:
-            return {}
         if self._bench is None:
-            self._bench = golden.verdict.open_bench(self.stage.loop.golden, self.manifest, self.stage.source)
+            return {}
         asked = self._bench.golden
         cond = {"guidance": asked.w} | ({} if asked.labels is None else {"label": asked.labels})
         z = asked.noise(tuple(self.manifest["code_shape"]))

@@ -63,11 +63,14 @@ def run(
     with told(workdir, checkpoints), alone(workdir), Preemption() as preemption:
         with contextlib.closing(checkpoints):  # However it ends, a save that has begun comes to its end.
             state, start = begin(stage, checkpoints, layout, say)
+            training = None
+            if start < stage.rounds.total:  # Made first: it is refused where its golden set cannot be answered.
+                training = Training(stage, workdir, layout, checkpoints, preemption, say)
             write_description(workdir, stage)
-            if start < stage.rounds.total:
-                Training(stage, workdir, layout, checkpoints, preemption, say).run(state, start, profile)
-            else:
+            if training is None:
                 say(f"{workdir}: update {start} of {start}: trained")
+            else:
+                training.run(state, start, profile)
         parallel.wait_for_all(f"end of {workdir}")
         if preemption.due():  # During the last save: in a chain, the next stage must not begin.
             raise Preempted(f"{workdir}: asked to stop, and done")
@@ -171,11 +174,12 @@ class Training:
                     meter.flush()
                     if scores := self.preview(state, index, done):
                         meter.log.write(done, scores, "eval")
-                    if ends and (answers := self.preview.golden(state, index)):
-                        meter.log.write(done, answers, "golden")
                     meter.restart(done)
                 if ends or due(done, loop.save_every) or loop.best in scores:
                     self.save(state, done, meter, scores.get(loop.best))
+                if ends and (answers := self.preview.golden(state, index)):  # After the save, which they must not cost.
+                    meter.log.write(done, answers, "golden")
+                    meter.restart(done)
                 if ends:
                     say(f"{self.workdir}: {stage.rounds.describe(index)} done, {meter.summary}")
                 if self.preemption.due():

@@ -1,16 +1,16 @@
 """The golden set: frozen once, laws of its numbers, and damage that it must catch."""
 
+import copy
 import dataclasses
 import json
-import shutil
+import math
 
 import numpy as np
 import pytest
 
-from configs import mixture2d_stage2, mixture2d_teacher
+from configs import mixture2d_teacher
 from experiments.golden_damage import Misled, damages, skipped_round, swapped
-from guided_distill import data, evaluate, runs, stages, trainer
-from guided_distill.__main__ import main
+from guided_distill import data, evaluate, runs, trainer
 from guided_distill.errors import UserError
 from guided_distill.golden import checks, frozen, measure, verdict
 from guided_distill.golden.measure import PLAIN, STAGE_ONE, STUDENT, TEACHER, Stage, astray, confusion
@@ -128,6 +128,18 @@ def test_chance_is_what_other_seeds_show(exact):
     assert not np.array_equal(bench.at(1).partner().features, bench.partner().features)
 
 
+def test_the_floor_is_of_images_that_the_reference_leaves_out(exact, tmp_path, monkeypatch):
+    bench = copy.copy(exact[0])
+    bench.golden = dataclasses.replace(bench.golden, seed=1)
+    scored = []
+    monkeypatch.setattr(measure.Bench, "spread", lambda self, seeds: {})
+    monkeypatch.setattr(evaluate, "score", lambda fake, real, **others: scored.append((fake, real)) or {})
+    verdict.chance(bench, "pixels", tmp_path / "floor.json")
+    [(fake, real)] = scored
+    assert len(real.features) == REFERENCE
+    assert not {*map(tuple, fake.features.tolist())} & {*map(tuple, real.features.tolist())}
+
+
 def row(stage, steps, **values):
     usual = {"frechet_distance": 1.0, "recall": 0.8, "class_variance": 0.9, "paired_distance": 0.0}
     return {"stage": stage, "steps": steps, **usual, **values}
@@ -141,10 +153,22 @@ def test_limits_come_from_the_teacher_at_as_few_steps_and_from_chance():
     student = {name: judged[STUDENT, name].limit for name in (*checks.LOSSES, "paired_distance")}
     assert student["paired_distance"] == pytest.approx(0.5 + 1.0)
     assert student["frechet_loss"] == pytest.approx((3 - 1) / 2)
-    assert student["recall_loss"] == pytest.approx(checks.CHANCE * 0.02)
+    assert student["recall_loss"] == pytest.approx(checks.by_chance(-1) * 0.02)
     assert student["variance_loss"] == 0.0  # Given.
-    assert judged[STAGE_ONE, "frechet_loss"].limit == pytest.approx(checks.CHANCE * 0.01)
+    assert judged[STAGE_ONE, "frechet_loss"].limit == pytest.approx(checks.by_chance(1) * 0.01)
     assert all(check.within for check in judged.values())
+
+
+def test_chance_is_two_sided_where_either_way_is_worse():
+    """Student's t with two degrees of freedom is below t with probability 1/2 + t / (2 sqrt(2 + t²))."""
+    below = lambda t: 0.5 + t / (2 * math.sqrt(2 + t**2))  # noqa: E731
+    assert below(checks.by_chance(1) / math.sqrt(4 / 3)) == pytest.approx(0.95, abs=1e-4)
+    assert below(checks.by_chance(0) / math.sqrt(4 / 3)) == pytest.approx(0.975, abs=1e-4)
+    rows = [row(TEACHER, 64), row(STAGE_ONE, 64)]
+    judged = checks.judge(rows, {}, {"class_variance": 0.01, "recall": 0.01}, {})
+    assert {check.tolerance: check.limit / 0.01 for check in judged} == pytest.approx(
+        {"variance_loss": checks.by_chance(0), "recall_loss": checks.by_chance(-1)}
+    )
 
 
 def test_losses_know_which_way_is_worse():
@@ -242,73 +266,3 @@ def test_a_lineage_is_found_by_manifests(mixture):
     assert found[2].before is found[1] and found[2].skipped is line[1] and found[3].before is found[2]
     with pytest.raises(UserError, match="--steps 3"):
         measure.stages(line, [3])
-
-
-@pytest.fixture
-def chain(mixture, tmp_path):
-    """A copy of the tiny chain, to be written to."""
-    return shutil.copytree(mixture, tmp_path / "chain")
-
-
-def test_the_verb_measures_and_tells_by_its_status(chain, capsys):
-    run = str(chain / "stage2")
-    assert main(["golden", run]) == 2 and "--make" in capsys.readouterr().err
-    limits = [f"--tolerance={name}=1e9" for name in checks.NAMES]
-    assert main(["golden", run, "--make", "--num=100", "--steps=1", "--json", *limits]) == 0
-    found = json.loads(capsys.readouterr().out)
-    assert found["items"] == 100 and found["exceeded"] == 0 and not [v for v in found.values() if isinstance(v, dict)]
-    results = json.loads((chain / "stage2" / "golden.json").read_text())
-    assert [row["stage"] for row in results["rows"]] == [TEACHER, STAGE_ONE, STUDENT]
-    assert results["set"] == frozen.read(chain / "teacher" / frozen.FILE).hash == found["set"]
-    student = results["rows"][-1]
-    assert student["before"] == "student, 2" and student["ratio"] > 0
-    assert results["rows"][1]["previous_distance"] == results["rows"][1]["paired_distance"]
-    shape = np.shape(results["maps"]["stage1"]["v_error"])
-    assert shape == (8, 5)
-    section = json.loads((chain / "stage2" / "sections" / "golden.json").read_text())
-    assert (chain / "stage2" / "sections" / section["pictures"][0]["file"]).is_file()
-    with pytest.raises(SystemExit) as end:
-        main(["golden", run, "--steps=1", "--tolerance=paired_distance=0"])
-    told = capsys.readouterr().out
-    assert end.value.code == 1 and "Exceeded" in told and found["set"] in told
-    assert main(["golden", run, "--num=120"]) == 2 and "is frozen with items 100" in capsys.readouterr().err
-
-
-def test_training_answers_the_set_after_every_round(chain, tmp_path):
-    config = mixture2d_stage2.get_config("tiny")
-    config.teacher, config.golden = str(chain / "stage1"), "auto"
-    run = trainer.run(config.to_dict(), tmp_path / "run", say=str)
-    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    answers = [row for row in rows if row["kind"] == "golden"]
-    assert [row["step"] for row in answers] == [end for _, end in runs.load(run).manifest["rounds"]]
-    line = measure.lineage(run)
-    golden = frozen.read(chain / "teacher" / frozen.FILE)
-    bench = measure.Bench(golden, line[0], data.load("mixture2d"), evaluate.load_features("pixels")[1])
-    again = bench.row(measure.stages(line)[-1])
-    assert answers[-1]["paired_distance"] == pytest.approx(again["paired_distance"], rel=1e-5)
-    assert answers[-1]["recall"] == pytest.approx(again["recall"], abs=0.01)
-
-
-def test_a_run_from_before_there_was_the_key_goes_on(chain, capsys):
-    path = chain / "stage2" / "config.json"
-    before = json.loads(path.read_text())
-    del before["golden"]
-    path.write_text(json.dumps(before))
-    config = mixture2d_stage2.get_config("tiny")
-    config.teacher = str(chain / "stage1")
-    trainer.run(config.to_dict(), chain / "stage2", say=print)
-    assert "trained" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize(
-    ("change", "told"),
-    [
-        ({"golden": "nowhere.json"}, "no golden set at nowhere.json"),
-        ({"golden": "auto", "encoding": True}, "for objective 'encoding'|not for objective"),
-    ],
-)
-def test_a_set_that_cannot_be_answered_is_refused_when_the_stage_is_built(mixture, change, told):
-    config = mixture2d_stage2.get_config("tiny,encoding" if change.pop("encoding", False) else "tiny")
-    config.teacher, config.golden = str(mixture / "stage1"), change["golden"]
-    with pytest.raises(UserError, match=told):
-        stages.build(config.to_dict())

@@ -1,7 +1,7 @@
 """The golden set: the same few hundred questions (label, w, noise) put to a teacher and to every network distilled from
 it.
 
-golden = frozen.open_set(path, lineage)           # frozen once, read ever after
+golden = verdict.open_set(lineage, path)          # frozen once, read ever after
 bench = measure.Bench(golden, teacher, ...)       # draws, scores, compares
 checks.judge(...)                                 # what is out of tolerance
 

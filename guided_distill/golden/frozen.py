@@ -4,6 +4,8 @@ import dataclasses
 import hashlib
 import itertools
 import json
+import os
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -177,9 +179,21 @@ def read(path: str | Path) -> Golden:
 
 
 def write(path: str | Path, golden: Golden) -> None:
-    """Freezes a set in a file. Raises `UserError` where a file is: a frozen set is never made anew."""
+    """Freezes a set in a file, whole or not at all. Raises `UserError` where a file is, however new (a frozen set is
+    never made anew), and where none can be."""
     path = Path(path)
-    if path.exists():
-        raise UserError(f"{path} exists, and a frozen set is never made anew; give another --set, or remove it")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_json(path, {"hash": golden.hash, **golden.content()})
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as place:
+            whole = Path(place) / path.name
+            write_json(whole, {"hash": golden.hash, **golden.content()})
+            try:
+                os.link(whole, path)  # Unlike a rename it is refused where another process was first.
+            except FileExistsError:
+                taken = f"{path} exists, and a frozen set is never made anew; give another --set, or remove it"
+                raise UserError(taken) from None
+    except OSError as error:
+        raise UserError(
+            f"no golden set can be frozen at {path}: {error}; freeze one elsewhere with --set=PATH, and give "
+            "config.golden=PATH in training"
+        ) from error

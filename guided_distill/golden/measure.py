@@ -77,7 +77,7 @@ def lineage(run_dir: str | Path) -> list[Run]:
 
 def stages(line: Sequence[Run], steps: Sequence[int] | None = None) -> list[Stage]:
     """The stages of a lineage, teacher first. `steps`: of the students that are wanted (None: all that are trained).
-    Raises `UserError` for others."""
+    Raises `UserError` for others, and where the last run has no stage after the teacher: there is nothing to hold."""
     found = [Stage(TEACHER, line[0], line[0].default_steps())]
     for k, run in enumerate(line[1:], 1):
         if run.trained_steps is None:
@@ -89,6 +89,13 @@ def stages(line: Sequence[Run], steps: Sequence[int] | None = None) -> list[Stag
         for n in sorted(run.trained_steps, reverse=True):
             found.append(Stage(STUDENT, run, n, found[-1], skipped))
             skipped = Shifted(run.dir)
+    if len(line) == 1:
+        raise UserError(
+            f"{line[0].dir} is the first of its lineage (which begins anew at a run with two teachers): there is no "
+            "student to hold against it; give a run that was distilled from it"
+        )
+    if found[-1].run is not line[-1]:
+        raise UserError(f"{line[-1].dir} has not finished a round yet; there is nothing of it to hold")
     trained = [stage.steps for stage in found if stage.name == STUDENT]
     if missing := sorted(set(steps or ()) - set(trained)):
         raise UserError(

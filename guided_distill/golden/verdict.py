@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 
-from guided_distill import data, evaluate, sections
+from guided_distill import data, evaluate, parallel, sections
 from guided_distill.errors import UserError
 from guided_distill.files import write_json
 from guided_distill.golden import checks, error_map, frozen, measure
@@ -48,21 +48,28 @@ def open_set(
     say: Say = print,
 ) -> frozen.Golden:
     """The set for a lineage: read from `path` (None: the first teacher's directory), or frozen there where none is and
-    `make` says so. Raises `UserError` where there is none, and where `num` or `guidance` are asked for and are not
-    the frozen ones. `w`: its range (None: what the lineage has in common)."""
-    path = Path(path or line[0].dir / frozen.FILE)
-    if make and not path.exists():
-        source = data.load(**line[0].manifest["data"])
-        classes = line[0].manifest["num_classes"]
-        counts = source.class_counts().tolist() if classes else None
+    `make` says so. `w`: its range (None: what the lineage has in common). Raises `UserError` where there is none, and
+    where it is of another range, or `num` or `guidance` are asked for and are not the frozen ones."""
+    path, w = Path(path or line[0].dir / frozen.FILE), w or w_range([run.manifest for run in line])
+    makes = make and not path.exists()
+    if makes:
+        manifest = line[0].manifest
+        counts = data.load(**manifest["data"]).class_counts().tolist() if manifest["num_classes"] else None
         chosen = {"num": frozen.SIZE if num is None else num, "rungs": guidance, "tolerances": tolerances}
-        golden = frozen.freeze(classes, counts, w or w_range([run.manifest for run in line]), **chosen)
-        if jax.process_index() == 0:  # The others have chosen the same.
+        golden = frozen.freeze(manifest["num_classes"], counts, w, **chosen)
+        try:
             frozen.write(path, golden)
-        say(f"{path}: {len(golden.items)} items frozen, hash {golden.hash}")
-        return golden
+        except UserError:
+            if not path.exists():  # Else another process has frozen one meanwhile, which must be what is asked for.
+                raise
     golden = frozen.read(path)
-    say(f"{path}: {len(golden.items)} items, hash {golden.hash}")
+    say(f"{path}: {len(golden.items)} items{' frozen' if makes else ''}, hash {golden.hash}")
+    if golden.w_range != w:
+        theirs, ours = (f"[{low:g}, {high:g}]" for low, high in (golden.w_range, w))
+        raise UserError(
+            f"{path} is frozen for w in {theirs}, and these runs of {line[0].dir} can be asked for {ours}; name a set "
+            "of their range: --set=PATH (--make freezes it), in training config.golden=PATH"
+        )
     asked = {"items": num, "rungs": guidance and tuple(sorted(set(guidance)))}
     has = {"items": len(golden.items), "rungs": golden.rungs}
     for name, value in asked.items():
@@ -73,11 +80,25 @@ def open_set(
 
 def open_bench(setting: str, manifest: Mapping[str, Any], source: data.Source) -> Bench:
     """For a student in training, `manifest`: the set of `config.golden`, "auto" being that of its first teacher, frozen
-    where there is none, and the teacher."""
+    where there is none, and the teacher's answers. Raises `UserError` for whatever could not be answered."""
     line = measure.lineage(manifest["teacher"][0]["run"])
-    path = None if setting == frozen.AUTO else setting
-    golden = open_set(line, path, path is None, w=w_range([*(run.manifest for run in line), manifest]), say=str)
+    path, w = None if setting == frozen.AUTO else setting, w_range([*(run.manifest for run in line), manifest])
+    golden = in_turn(lambda: open_set(line, path, path is None, w=w, say=str))
     return Bench(golden, line[0], source, evaluate.load_features("pixels")[1]).released()
+
+
+def in_turn(opened: Callable[[], frozen.Golden]) -> frozen.Golden:
+    """What `opened` returns to process 0, which may write it, and then to the others. Raises on all of them where
+    process 0 is refused."""
+    golden = refused = None
+    if jax.process_index() == 0:
+        try:
+            golden = opened()
+        except (UserError, OSError) as error:
+            refused = error
+    if parallel.same_everywhere(int(refused is not None)):
+        raise refused or UserError("config.golden: process 0 has no golden set to ask, and says why")
+    return opened() if golden is None else golden
 
 
 def w_range(manifests: Sequence[Mapping[str, Any]]) -> tuple[float, float]:
@@ -97,7 +118,8 @@ def chance(bench: Bench, name: str, path: Path) -> tuple[dict[str, float | int],
     if all(known.get(key) == value for key, value in of.items()):
         return known["floor"], known["spread"]
     num = int(golden.independent.sum())
-    floor = evaluate.floor(bench.source, bench.features, bench.real, num, seed=golden.seed, cache=evaluate.CACHE)
+    # `bench.real` is a reference of seed 0, and the floor is of images that it leaves out.
+    floor = evaluate.floor(bench.source, bench.features, bench.real, num, seed=0, cache=evaluate.CACHE)
     seeds = range(golden.seed, golden.seed + checks.SEEDS)
     spread = bench.spread(seeds)
     write_json(path, {**of, "seeds": list(seeds), "floor": floor, "spread": spread})
@@ -115,7 +137,8 @@ def hold(
     say: Say = print,
 ) -> Verdict:
     """Measures a lineage, judges it, and leaves golden.json and a section for the report with its last run. `seed`: of
-    the noise (None: the set's); `tolerances` override those of the set."""
+    the noise (None: the set's); `tolerances` override those of the set. Raises `UserError` where the last run has no
+    stage after the teacher: a verdict without checks would pass."""
     wanted = measure.stages(line, steps)
     feature_name, function = evaluate.load_features(features, weights)
     bench = Bench(golden, line[0], data.load(**line[0].manifest["data"]), function, seed)
