@@ -5,6 +5,7 @@ FLOPs are counted on the networks (`guided_distill.flops`); seconds and memory a
 its own that starts with nothing compiled.
 """
 
+import contextlib
 import json
 import math
 import os
@@ -21,6 +22,7 @@ import jax.numpy as jnp
 
 import guided_distill
 from guided_distill import flops, runs, sections, sweeps
+from guided_distill.checkpoint import Checkpoints
 from guided_distill.errors import UserError
 from guided_distill.plugins import resolve
 from guided_distill.report import chain
@@ -44,26 +46,37 @@ def of_runs(
     if batch_size < 1:
         raise UserError(f"batch size {batch_size} is not positive")
     nodes = [node for node in chain.gather(run_dirs) if node.manifest is not None]
-    images = [row for node in nodes for row in of_images(node, batch_size, price)]
+    # This process must not open the accelerator before the last of its children is done with it.
+    clocks = [in_fresh_process(node.key, steps, batch_size) if (steps := steps_of(node)) else None for node in nodes]
+    images = [row for node, clock in zip(nodes, clocks, strict=True) if clock for row in of_images(node, clock, price)]
     trainings = [of_training(node, nodes, price) for node in nodes]
     return {"images": images, "trainings": trainings, "paybacks": paybacks(nodes, images, trainings)}
 
 
-def of_images(node: chain.Node, batch_size: int, price: Number | None = None) -> list[dict[str, Any]]:
-    """A row for each number of steps of a run (the recommended one, unless it is a halved chain): {"run", "steps",
-    "sampler", "evaluations", "gflops", "seconds" (an image, in batches), "images_per_second", "first_seconds" (to the
-    first image: weights read, program compiled), "next_seconds" (to one more image), "peak_mib", "peak_of"}, and
-    "money_per_1000" images. No rows for an encoder."""
+def steps_of(node: chain.Node) -> list[int]:
+    """The numbers of steps that a run is measured at, falling: the recommended one, or all that a halved chain has got
+    to; none of an encoder. It reads files alone, where `runs.load` would open the accelerator."""
     if node.role == "encoder":
         return []
-    run = runs.load(node.key)
-    steps = sorted(run.trained_steps, reverse=True) if run.trained_steps is not None else [run.default_steps()]
-    each, sampler = step_flops(node.manifest), node.manifest["sampler"]
-    found, out = in_fresh_process(node.key, steps, batch_size), []
-    for n, row in zip(steps, found["rows"], strict=True):
+    if node.manifest["rounds"] is None:
+        return [node.manifest["recommended"]["steps"]]
+    saved = Checkpoints(node.key).steps()
+    found = {n for n, end in node.manifest["rounds"] if end in saved}
+    if node.manifest["sampler"] == "stochastic" and 2 in found:
+        found.add(1)  # Its student of two steps is asked for it.
+    return sorted(found, reverse=True)
+
+
+def of_images(node: chain.Node, clock: Mapping[str, Any], price: Number | None = None) -> list[dict[str, Any]]:
+    """A row for each of `steps_of` a run: {"run", "steps", "sampler", "evaluations", "gflops", "seconds" (an image, in
+    batches), "images_per_second", "first_seconds" (to the first image of these steps: their weights read, their program
+    compiled), "next_seconds" (to one more image), "peak_mib", "peak_of"}, and "money_per_1000" images. `clock`: what
+    `in_fresh_process` found."""
+    each, sampler, out = step_flops(node.manifest), node.manifest["sampler"], []
+    for n, row in zip(steps_of(node), clock["rows"], strict=True):
         calls = n * (2 if sampler == "heun" else 1)
         row = {"evaluations": sweeps.evaluations(node.manifest, sampler, n), "gflops": calls * each / 1e9, **row}
-        row |= {key: found[key] for key in ("peak_mib", "peak_of")}
+        row |= {key: clock[key] for key in ("peak_mib", "peak_of")}
         if price is not None:
             row["money_per_1000"] = 1000 * row["seconds"] / 3600 * price * jax.device_count()
         out.append({"run": node.name, "steps": n, "sampler": sampler, **row})
@@ -94,8 +107,8 @@ def clocked(run_dir: str | Path, steps: Sequence[int], batch_size: int) -> dict[
 
 
 def in_fresh_process(run_dir: str | Path, steps: Sequence[int], batch_size: int) -> dict[str, Any]:
-    """`clocked` in a new process without a cache of compiled programs, so that the first image is what a first image
-    costs. Raises `UserError` with its last words where it fails."""
+    """`clocked` in a new process without a cache of compiled programs, so that what is to be compiled is. Raises
+    `UserError` with its last words where it fails."""
     command = [sys.executable, "-m", "guided_distill", "costs", str(Path(run_dir).resolve())]
     command += [f"--clock={','.join(map(str, steps))}", f"--batch={batch_size}"]
     root = str(Path(guided_distill.__file__).parents[1])
@@ -144,12 +157,11 @@ def of_training(node: chain.Node, nodes: Sequence[chain.Node], price: Number | N
     """{"run", "role", "updates", "pflops", "hours", "hours_from"} and "money" of a run's training; None for what is not
     known."""
     by_key, manifest = {other.key: other for other in nodes}, node.manifest
-    done, _ = node.progress
-    try:
-        teachers = [by_key[key].manifest for key in node.parents if key in by_key]
-        work = training_flops(manifest, teachers, node.config.get("batch_size", 0), done) / 1e15
-    except UserError:
-        work = None
+    (done, _), size, work = node.progress, node.config.get("batch_size"), None
+    teachers = [by_key[key].manifest for key in node.parents if key in by_key]
+    if size or not manifest["trains"]:
+        with contextlib.suppress(UserError):
+            work = training_flops(manifest, teachers, size or 0, done) / 1e15
     seconds, source = training_seconds(node)
     row = {"run": node.name, "role": node.role, "updates": done, "pflops": work}
     row |= {"hours": None if seconds is None else seconds / 3600, "hours_from": source}
@@ -159,20 +171,27 @@ def of_training(node: chain.Node, nodes: Sequence[chain.Node], price: Number | N
 
 
 def training_seconds(node: chain.Node) -> tuple[float | None, str]:
-    """(seconds, where they are from): of an experiment's hardware.json, which has all that it took; else of the rates
-    in metrics.jsonl, without compiling, saving and drawing."""
+    """(seconds, where they are from), the larger of: an experiment's hardware.json, which has all that it took, unless
+    it was killed on the way; the rates in metrics.jsonl, without compiling, saving and drawing."""
     if not node.manifest["trains"]:
         return 0.0, "it is exact"
     whole = ((chain.read_json(node.key.parent / "hardware.json") or {}).get("seconds") or {}).get(node.key.name)
-    if whole is not None:
-        return float(whole), "hardware.json"
+    known = [] if whole is None else [(float(whole), "hardware.json")]
+    logged = logged_seconds(node)
+    if logged is not None:
+        known.append((logged, "logged rates"))
+    return max(known, default=(None, "not known"))
+
+
+def logged_seconds(node: chain.Node) -> float | None:
+    """Of a training by the rates in metrics.jsonl; None where one is missing, or the batch size."""
     size, before, total = node.config.get("batch_size"), 0, 0.0
     for row in node.metrics:
         if not row.get("images_per_second") or not size:
-            return None, "not known"
+            return None
         total += (row["step"] - before) * size / row["images_per_second"]
         before = row["step"]
-    return (total, "logged rates") if before else (None, "not known")
+    return total if before else None
 
 
 def payback(cost: Number, before: Number, after: Number) -> int | None:
@@ -228,8 +247,9 @@ def share(node: chain.Node, steps: int) -> float:
 def section(run_dir: str | Path, found: Mapping[str, Sequence[Mapping[str, Any]]]) -> Path:
     """Leaves the section `costs` in a run."""
     notes = [
-        f"On {sweeps.machine()}. Seconds an image: in batches, compiled. First image: weights read and the program "
-        "compiled, in a new process without a cache; next image: one alone. Memory: the peak of "
+        f"On {sweeps.machine()}. Seconds an image: in batches, compiled. First: to the first image of these steps, "
+        "their weights read and their program compiled; a run has a process of its own without a cache, so its first "
+        "row is also the first image of that. Next: one image more. Memory: the peak of "
         f"{next((row['peak_of'] for row in found['images']), 'nothing')}. FLOPs are counted.",
         "Training: forward, backward as two, and the teacher's evaluations. Pays back: after so many images the "
         "distillation (stage one, and stage two up to these steps) has cost less than it saved, against the teacher at "

@@ -30,18 +30,21 @@ ends of their range."""
 def cells(rows: Sequence[Row]) -> list[dict[str, Any]]:
     """A cell for each setting, in the order of evaluations and w: means over seeds of all numbers, <name>_spread (their
     standard deviation; None of a single seed), `seeds`, how many they were, and `by_seed`, the quality of each.
-    `seconds_per_image` is the median over all rows of a sampler and its steps: w costs no time, and what disturbs the
-    machine now and then should not either."""
+    `seconds_per_image` is the median over all rows of a sampler and its steps on the newest `device` that was asked for
+    them: w costs no time, and what disturbs a machine now and then should not either."""
     groups: dict[tuple, list[Row]] = {}
+    newest = {(row["sampler"], row["steps"]): row.get("device", "") for row in rows}  # The last row stands.
     clocks: dict[tuple, list[Number]] = {}
     for row in rows:
         groups.setdefault(tuple(row[name] for name in KEY), []).append(row)
-        clocks.setdefault((row["sampler"], row["steps"]), []).append(row["seconds_per_image"])
+        asked = row["sampler"], row["steps"]
+        if row.get("device", "") == newest[asked]:
+            clocks.setdefault(asked, []).append(row["seconds_per_image"])
     out = []
     for key, group in groups.items():
         cell = dict(zip(KEY, key, strict=True)) | {"evaluations": group[0]["evaluations"], "seeds": len(group)}
         cell["by_seed"] = {row["seed"]: row[QUALITY] for row in group}
-        cell["device"] = ", ".join(dict.fromkeys(row["device"] for row in group if row.get("device")))
+        cell["device"] = newest[cell["sampler"], cell["steps"]]
         cell["seconds_per_image"] = median(clocks[cell["sampler"], cell["steps"]])
         for name in group[0]:
             values = [row.get(name) for row in group]
@@ -103,16 +106,17 @@ def ranges(found: Sequence[Row], tolerance: float = TOLERANCE, saturation: float
 
 
 def choose(found: Sequence[Row]) -> dict[str, Row]:
-    """{name: cell}. quality: of the best and those that tie with it within the noise of seeds, the fewest evaluations;
-    preview and fast: the fewest evaluations whose quality is within their factor of the best (or ties with it). The
-    better one, where evaluations are equal. Raises `UserError` where there are no cells."""
+    """{name: cell}, of the cells that none beats in evaluations and quality, so that what costs more is better. preview
+    and fast: the fewest evaluations whose quality is within their factor of the best; quality: the fewest within the
+    factor of fast that tie with the best within the noise of seeds. Raises `UserError` where there are no cells."""
     if not found:
         raise UserError("no rows to choose presets from; sweep at least one number of steps and one w")
-    best = min(found, key=lambda cell: cell[QUALITY])
-    tied = [cell for cell in found if ties(cell, best)]
-    cheapest = lambda of: min(of, key=lambda cell: (cell["evaluations"], cell[QUALITY]))  # noqa: E731
-    near = {name: [c for c in found if c[QUALITY] <= factor * best[QUALITY]] for name, factor in FACTORS.items()}
-    return {name: cheapest([*near[name], *tied]) for name in FACTORS} | {"quality": cheapest(tied)}
+    standing = front(found, "evaluations", QUALITY)
+    best = standing[-1]
+    near = {name: [c for c in standing if c[QUALITY] <= factor * best[QUALITY]] for name, factor in FACTORS.items()}
+    # A noisy cell ties with nearly anything: hence the bound.
+    tied = [cell for cell in near["fast"] if ties(cell, best)]
+    return {name: cells[0] for name, cells in near.items()} | {"quality": tied[0]}
 
 
 def ties(cell: Row, best: Row) -> bool:
@@ -143,7 +147,7 @@ def describe(
         quality |= {key: settings[key] for key in ("num", "reference", "num_reference")}
         named[name] = {
             **{key: cell[key] for key in ("steps", "sampler", "guidance", "evaluations")},
-            "w_range": of["w_range"],  # Holds its w: of equal evaluations the best one was chosen.
+            "w_range": of["w_range"],  # Holds its w: of equal evaluations the best one stands.
             "resolution": list(resolution),
             "quality": quality,
             "seconds_per_image": cell["seconds_per_image"],
@@ -161,17 +165,23 @@ def write(run_dir: str | Path, document: Mapping[str, Any]) -> Path:
 
 
 def read(run_dir: str | Path) -> dict[str, Any]:
-    """presets.json of a run. Raises `UserError`, with the way out, where it is missing, damaged or of another
+    """presets.json of a run. Raises `UserError`, with the way out, where it is missing, damaged, empty or of another
     format."""
     path, command = Path(run_dir) / FILE, f"make it with: python -m guided_distill sweep {run_dir}"
     try:
         document = json.loads(path.read_text())
-        if document["format"] == FORMAT and document["presets"]:
-            return document
-        raise UserError(f"{path} has format {document['format']}, not {FORMAT}; {command}")
+        if document["format"] != FORMAT:
+            raise UserError(f"{path} has format {document['format']}, not {FORMAT}; {command}")
+        if not document["presets"]:
+            raise UserError(f"{path} holds no presets; {command}")
+        needed = ((KEY, document["presets"].values()), (("sampler", "steps", "w_range"), document["ranges"]))
+        for names, parts in (*needed, (("hash",), [document["settings"]])):
+            for part in parts:
+                tuple(part[name] for name in names)
+        return document
     except FileNotFoundError:
         raise UserError(f"no presets in {run_dir}: {path} is missing; {command}") from None
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path} is damaged ({error!r}); {command}") from error
 
 

@@ -17,6 +17,9 @@ from guided_distill.errors import one_of
 from guided_distill.prediction import Cond, Denoiser, Prediction, coefficients, expand
 
 
+NOISY = ("stochastic", "ancestral")  # They add noise of their own: the same start has no same sample.
+
+
 class Step(NamedTuple):
     """One sampler: see the module's docstring."""
 

@@ -20,6 +20,7 @@ from guided_distill import codecs, data, evaluate, files, presets, runs
 from guided_distill.errors import UserError
 from guided_distill.metrics import FeatureSet
 from guided_distill.report import fronts
+from guided_distill.samplers import NOISY
 
 KEY = (*presets.KEY, "seed")
 GUIDANCE = (0.0, 0.5, 1.0, 2.0, 3.0, 4.0)
@@ -118,14 +119,28 @@ def check(
             raise UserError(f"{subject.dir} has no student of {n} steps; it has: {known}")
     for sampler in samplers:
         subject.check_sampler(sampler)
-    for of in filter(None, (subject, partner)):
-        of.check_guidance(np.asarray(guidance))
-    if partner is not None and partner.code_shape != subject.code_shape:
-        raise UserError(f"{partner.dir} makes {partner.code_shape}, {subject.dir} {subject.code_shape}: no partners")
+    subject.check_guidance(np.asarray(guidance))
+    if partner is not None:
+        check_partner(subject, partner, guidance, samplers)
     if num < 4:
         raise UserError(f"num {num} is too few samples for metrics; take 4 or more")
     if not seeds:
         raise UserError("no seeds to sweep; name one, such as 0")
+
+
+def check_partner(subject: runs.Run, partner: runs.Run, guidance: Sequence[float], samplers: Sequence[str]) -> None:
+    """Raises `UserError` where samples of the two from the same noise, labels and w are no partners."""
+    if partner.manifest["objective"] == "encoding":
+        raise UserError(f"{partner.dir} is an encoder; there are no samples of it to be partners")
+    for name in ("shape", "code_shape", "num_classes"):
+        own, other = subject.manifest[name], partner.manifest[name]
+        if own != other:
+            raise UserError(f"{partner.dir} has {name} {other}, {subject.dir} {own}: no partners")
+    for of, sampler in [(partner, partner.manifest["sampler"]), *((subject, sampler) for sampler in samplers)]:
+        if sampler in NOISY:
+            raise UserError(f"{of.dir} with {sampler} adds noise of its own: no partners; sweep without a teacher")
+    partner.check_guidance(np.asarray(guidance))
+    partner.default_steps()
 
 
 class Measure:
@@ -155,11 +170,11 @@ class Measure:
             self.data_saturation = saturated(self.source[index]["x"])
         classes = subject.manifest["num_classes"]
         self.labels = np.arange(num) % classes if classes else None
-        self.settings = {"features": name, "num": num, "hash": identity(subject)}
+        self.settings = {"features": name, "num": num, "hash": subject.hash}
         self.settings |= {"reference": f"{subject.manifest['data']['name']}:{split}"}
         self.settings |= {"num_reference": len(self.real.features), "num_available": len(self.source)}
         if partner is not None:
-            self.settings |= {"teacher": identity(partner), "teacher_steps": partner.default_steps()}
+            self.settings |= {"teacher": partner.hash, "teacher_steps": partner.default_steps()}
         self._partners: dict[tuple[int, float], FeatureSet] = {}
 
     def floor(self) -> dict[str, Any]:
@@ -234,11 +249,6 @@ def saturated(images: np.ndarray) -> float:
     """The share of values of images (uint8, or float in [-1, 1] or beyond) within a twentieth of the range from one of
     its ends, or beyond it."""
     return float(np.mean(np.abs(codecs.to_float(images)) >= AT_AN_END))
-
-
-def identity(of: runs.Run) -> str:
-    """The hash of a run's newest checkpoint; "exact" for one that is not trained."""
-    return of.hash if of.manifest["trains"] else "exact"
 
 
 def machine() -> str:

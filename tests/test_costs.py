@@ -69,6 +69,9 @@ def test_hours_are_those_of_the_experiment_or_of_the_logged_rates(copied):
     (node.key / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     wanted = sum((b - a) * size / (10.0 * k) for k, (a, b) in enumerate(zip((0, *ends), ends), 1))
     assert costs.training_seconds(node) == (pytest.approx(wanted), "logged rates")
+    (copied / "hardware.json").write_text(json.dumps({"seconds": {"stage2": wanted / 2}}))  # It was killed on the way.
+    assert costs.training_seconds(node) == (pytest.approx(wanted), "logged rates")
+    (copied / "hardware.json").unlink()
     (node.key / "metrics.jsonl").unlink()
     assert costs.training_seconds(node) == (None, "not known")
     (copied / "hardware.json").write_text(json.dumps({"seconds": {"stage2": 77.0}}))
@@ -77,7 +80,9 @@ def test_hours_are_those_of_the_experiment_or_of_the_logged_rates(copied):
 
 
 def test_a_chain_is_priced_and_paid_back_against_its_teacher(copied, capsys, monkeypatch):
-    calls = []
+    calls, counted = [], costs.step_flops
+    monkeypatch.setattr(costs, "step_flops", lambda *of, **how: calls.append("here") or counted(*of, **how))
+    monkeypatch.setattr(runs, "load", None)  # It opens the accelerator, which the children need.
 
     def measured(run_dir, steps, batch_size):
         calls.append((run_dir.name, batch_size))
@@ -89,7 +94,7 @@ def test_a_chain_is_priced_and_paid_back_against_its_teacher(copied, capsys, mon
     (copied / "hardware.json").write_text(json.dumps({"seconds": whole}))
     assert main(["costs", str(copied / "stage2"), "--price=4", "--batch=8", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert calls == [(name, 8) for name in whole]
+    assert calls[:3] == [(name, 8) for name in whole] and set(calls[3:]) == {"here"}
     devices = jax.device_count()
     nodes = {node.name: node for node in chain.gather([copied / "stage2"])}
     recommended = nodes["teacher"].manifest["recommended"]["steps"]
@@ -114,6 +119,34 @@ def test_a_chain_is_priced_and_paid_back_against_its_teacher(copied, capsys, mon
     for wrong in ("--price=0", "--price=-1", "--batch=0"):
         assert main(["costs", str(copied / "stage2"), wrong]) == 2
     capsys.readouterr()
+
+
+def test_what_is_not_known_is_not_nothing(copied, monkeypatch):
+    row = {"images_per_second": 9.0, "first_seconds": 3.0, "next_seconds": 1.0}
+    clock = lambda _, steps, __: {  # noqa: E731
+        "rows": [{"seconds": 0.5 * n, **row} for n in steps],
+        "peak_mib": 5.0,
+        "peak_of": "a device",
+    }
+    monkeypatch.setattr(costs, "in_fresh_process", clock)
+    (copied / "stage1" / "config.json").unlink()
+    found = costs.of_runs([copied / "stage2"])
+    known = {row["run"]: row["pflops"] for row in found["trainings"]}
+    assert known["stage1"] is None and known["teacher"] > 0 and known["stage2"] > 0
+    assert {row["images_by_flops"] for row in found["paybacks"]} == {None}
+
+
+def test_steps_are_those_that_can_be_drawn(copied):
+    nodes = {node.name: node for node in chain.gather([copied / "stage2"])}
+    for name, node in nodes.items():
+        run = runs.load(copied / name)
+        wanted = [run.default_steps()] if run.trained_steps is None else sorted(run.trained_steps, reverse=True)
+        assert costs.steps_of(node) == wanted
+    node, ends = nodes["stage2"], dict(nodes["stage2"].manifest["rounds"])
+    node.manifest |= {"sampler": "stochastic"}
+    assert costs.steps_of(node) == sorted({*ends, *([1] if 2 in ends else [])}, reverse=True)
+    shutil.rmtree(node.key / "checkpoints")
+    assert costs.steps_of(node) == []
 
 
 @pytest.mark.slow

@@ -8,6 +8,7 @@ import sys
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import guided_distill
 from experiments import digits_sweep
@@ -30,6 +31,15 @@ def made(steps, w, quality, seed=0, **more):
 
 def without_clock(rows):
     return [{name: value for name, value in row.items() if name != "seconds_per_image"} for row in rows]
+
+
+def edited(of, to, change):
+    """A run with another manifest."""
+    shutil.copytree(of, to)
+    manifest = json.loads((to / "manifest.json").read_text())
+    change(manifest)
+    (to / "manifest.json").write_text(json.dumps(manifest))
+    return to
 
 
 @pytest.fixture
@@ -56,6 +66,11 @@ def test_cells_are_means_over_seeds():
     assert (cell["frechet_distance"], cell["seeds"], cell["device"]) == (3.0, 3, "an abacus")
     np.testing.assert_allclose(cell["frechet_distance_spread"], np.sqrt(7))
     assert presets.cells([made(4, 1.0, 1.0)])[0]["frechet_distance_spread"] is None
+    old = made(4, 1.0, 1.0) | {"device": "fingers", "seconds_per_image": 9.0}
+    cell, *_ = moved = presets.cells([old, made(4, 1.0, 1.0, 1), made(4, 2.0, 1.0)])  # The newest device's clock alone.
+    assert (cell["seconds_per_image"], cell["device"], cell["seeds"]) == (0.4, "an abacus", 2)
+    assert fronts.devices(moved) == "an abacus"
+    assert fronts.devices(presets.cells([old, made(8, 1.0, 1.0)])) == "fingers (4 steps); an abacus (8 steps)"
     times = [{**made(n, float(w), 1.0), "seconds_per_image": n + 9.0 * (w == 1)} for n in (1, 2) for w in range(3)]
     assert [cell["seconds_per_image"] for cell in presets.cells(times)] == [1, 1, 1, 2, 2, 2]  # One was disturbed.
 
@@ -94,6 +109,31 @@ def test_presets_are_the_fewest_evaluations_within_their_bounds():
     assert presets.choose(presets.cells(rows))["quality"]["steps"] == 8
     with pytest.raises(UserError, match="no rows"):
         presets.choose([])
+
+
+def test_a_noisy_cell_is_not_the_quality():
+    by_seed = {(16, 0.0): (0.17, 0.18, 0.19), (1, 1.0): (0.18, 0.19, 0.2001), (1, 0.0): (0.15, 0.23, 0.26)}
+    rows = [made(*key, quality, seed) for key, of in by_seed.items() for seed, quality in enumerate(of)]
+    chosen = presets.choose(presets.cells(rows))
+    assert {name: (cell["steps"], cell["guidance"]) for name, cell in chosen.items()} == {
+        "preview": (1, 1.0),
+        "fast": (1, 1.0),
+        "quality": (16, 0.0),
+    }
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        rows = [
+            made(n, w, float(q), seed)
+            for n, w in itertools.product((1, 2, 4), (0.0, 1.0, 2.0))
+            for seed, q in enumerate(1 + rng.uniform(0, 1) + rng.uniform(0, 0.6) * rng.standard_normal(3))
+        ]
+        document = presets.describe(presets.cells(rows), SETTINGS, (8, 8))
+        preview, fast, quality = document["presets"].values()
+        for less, more in ((preview, fast), (fast, quality)):
+            assert less["evaluations"] <= more["evaluations"]
+            assert less["quality"]["value"] >= more["quality"]["value"]
+        for preset in (preview, fast, quality):
+            assert preset["w_range"][0] <= preset["guidance"] <= preset["w_range"][1]
 
 
 def test_a_preset_holds_its_own_w_in_its_range_and_doubts_are_told():
@@ -159,7 +199,31 @@ def test_points_have_no_saturation_and_partners_a_distance(mixture, tmp_path):
     document = sweeps.run(mixture / "stage1", tmp_path, teacher=mixture / "teacher", **asked)
     (row,) = json.loads((tmp_path / "sweep.json").read_text())["rows"]
     assert row["paired_distance"] > 0 and "saturation" not in row and row["evaluations"] == 4
-    assert document["settings"]["teacher"] == "exact" and document["presets"]["quality"]["resolution"] == [2]
+    assert document["settings"]["teacher"] == guided_distill.load(mixture / "teacher").hash
+    assert document["presets"]["quality"]["resolution"] == [2]
+    edited(mixture / "teacher", tmp_path / "other", lambda manifest: manifest["schedule"].update(logsnr_max=19.0))
+    with pytest.raises(UserError, match="was made with teacher"):  # Two exact teachers are two.
+        sweeps.run(mixture / "stage1", tmp_path, teacher=tmp_path / "other", **asked)
+
+
+@pytest.mark.parametrize(
+    "name,value,told",
+    [
+        ("num_classes", 3, "num_classes 3"),
+        ("shape", [3], r"shape \[3\]"),
+        ("objective", "encoding", "encoder"),
+        ("sampler", "ancestral", "adds noise"),
+    ],
+)
+def test_what_has_no_partners_is_refused_before_anything_is_drawn(name, value, told, mixture, tmp_path):
+    other = edited(mixture / "teacher", tmp_path / "other", lambda manifest: manifest.update({name: value}))
+    asked = {"steps": [4], "guidance": [1.0], "num": 16, "num_reference": 40, **QUIET}
+    with pytest.raises(UserError, match=told):
+        sweeps.run(mixture / "stage1", tmp_path / "out", teacher=other, **asked)
+    asked |= {"samplers": ["ddim", "ancestral"], "teacher": mixture / "teacher"}
+    with pytest.raises(UserError, match="adds noise"):
+        sweeps.run(mixture / "stage1", tmp_path / "out", **asked)
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_verbs_end_in_samples_and_a_part_of_the_report(run, tmp_path, capsys):
@@ -181,13 +245,32 @@ def test_the_verbs_end_in_samples_and_a_part_of_the_report(run, tmp_path, capsys
     assert np.load(out[2])["guidance"][0] == 2
     assert main([*base, "--preset=best"]) == 2
     assert "valid: preview, fast, quality" in capsys.readouterr().err
-    for damage in ("{", "[1]", '{"format": 7, "presets": {}}'):
+    document = presets.read(run)
+    for damage, told in (
+        ("{", "damaged"),
+        ("[1]", "damaged"),
+        ('{"format": 7, "presets": {}}', "has format 7, not 1"),
+        (json.dumps(document | {"presets": {}}), "holds no presets"),
+        (json.dumps(document | {"presets": [1]}), "damaged"),
+        (json.dumps(document | {"settings": {}}), "damaged"),
+        (json.dumps(document | {"ranges": [{"steps": few}]}), "damaged"),
+    ):
         (run / "presets.json").write_text(damage)
-        with pytest.raises(UserError, match="python -m guided_distill sweep"):
+        with pytest.raises(UserError, match=f"{told}.*python -m guided_distill sweep"):
             guided_distill.load(run).presets  # noqa: B018
     (part,) = parts.of_runs(gather([run]))
     assert not part["troubles"] and len(part["pictures"]) == 4
     assert part["tables"][0]["title"] == "Presets"
+
+
+def test_what_some_rows_lack_is_left_open():
+    rows = [made(1, 0.0, 1.0, class_variance=0.5), made(1, 0.0, 1.0, 1), made(2, 0.0, 0.5), made(4, 0.0, 0.4, recall=1)]
+    found = presets.cells(rows)
+    assert "class_variance" not in found[0]  # Not of all its seeds.
+    document = presets.describe(found, SETTINGS, (8, 8))
+    *_, settings = fronts.tables(found, document)
+    assert [row[settings["columns"].index("recall")] for row in settings["rows"]] == [None, None, 1]
+    assert list(fronts.plots(found)) == ["latency"]
 
 
 def test_plots_are_files_for_light_and_dark(tmp_path):
@@ -196,7 +279,9 @@ def test_plots_are_files_for_light_and_dark(tmp_path):
     assert list(drawn) == ["latency", "trade", "guidance", "saturation"]
     _, lines, options = drawn["latency"]
     fronts.save(tmp_path / "a.svg", lines, **options)
-    fronts.save(tmp_path / "a.png", lines, **options)
+    fronts.save(tmp_path / "a.png", lines, size=(4, 2), **options)
+    width, height = Image.open(tmp_path / "a.png").size
+    assert width == 2 * height
     text = (tmp_path / "a.svg").read_text()
     used, (light, dark) = set(re.findall(r"var\(--(\w+)\)", text)), fronts.palettes()
     assert used <= set(light) == set(dark) and "prefers-color-scheme:dark" in text and "#0102" not in text
@@ -207,14 +292,19 @@ def test_the_experiment_is_the_same_again(digits, tmp_path, monkeypatch):
     for name, of in (("student", "stage2"), ("matched", "stage1")):
         (tmp_path / name).symlink_to(digits / of)
     monkeypatch.setattr(digits_sweep, "DOCS", tmp_path / "docs")
-    spent = {"images": [{"run": "student", "steps": 1}], "trainings": [], "paybacks": []}
-    rows = []
-    for out in (tmp_path / "a", tmp_path / "b"):
-        (out / "student").mkdir(parents=True)
-        (out / "costs.json").write_text(json.dumps({"images": spent["images"]}))
+    image = {"run": "student", "steps": 1, "peak_of": "a device"}
+    spent = {"images": [image], "trainings": [], "paybacks": []}
+    rows, (a, b), measured = [], (tmp_path / "a", tmp_path / "b"), []
+    monkeypatch.setattr(digits_sweep.costs, "of_runs", lambda *_, **__: measured.append(1) or spent)
+    for out in (a, b):
+        out.mkdir()
+    (a / "costs.json").write_text(json.dumps({"hash": "of other weights", "costs": {}}))
+    for out in (a, b):
         monkeypatch.setattr(sys, "argv", ["x", f"--workdir={tmp_path}", f"--out={out}", "--tiny", "--publish"])
         digits_sweep.main()
         rows.append(json.loads((out / "student" / "sweep.json").read_text())["rows"])
+        shutil.copy(a / "costs.json", b)
+    assert measured == [1]  # What was kept is of these weights.
     assert without_clock(rows[0]) == without_clock(rows[1]) and len(rows[0]) == 2
     text = (tmp_path / "docs" / "digits_sweep.md").read_text()
     for name in re.findall(r"\]\((digits_sweep_\w+\.png)\)", text):

@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> None:
     """Measures, prints, writes the section."""
-    if args.clock:
+    if args.clock is not None:
         print(json.dumps(costs.clocked(args.runs[-1], numbers(args.clock, int), args.batch)))
         return
     found = costs.of_runs(args.runs, price=args.price, batch_size=args.batch)

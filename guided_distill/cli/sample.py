@@ -68,7 +68,6 @@ def fill_in(args: argparse.Namespace, run: Run) -> None:
     for name in ("steps", "sampler", "guidance"):
         if getattr(args, name) is None:
             setattr(args, name, preset[name])
-    hash_ = run.hash if run.manifest["trains"] else None
-    doubt = presets.doubt(presets.read(args.run), args.steps, args.sampler, args.guidance, hash_)
+    doubt = presets.doubt(presets.read(args.run), args.steps, args.sampler, args.guidance, run.hash)
     if doubt:
         print(f"warning: {doubt}", file=sys.stderr)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from guided_distill import evaluate, runs
+from guided_distill import evaluate, runs, samplers
 from guided_distill.data import Source
 from guided_distill.errors import UserError
 from guided_distill.features import Features
@@ -23,7 +23,6 @@ from guided_distill.runs import Run
 
 BATCH = 256  # At most; the set is cut evenly.
 REFERENCE = 5000  # Images of the data at most: the set is smaller by far.
-NOISY = ("stochastic", "ancestral")  # Samplers that add noise of their own: the same noise has no same sample.
 TEACHER, STAGE_ONE, STUDENT, PLAIN = "teacher", "stage one", "student", "plain teacher"
 
 
@@ -56,7 +55,7 @@ class Stage:
     @property
     def paired(self) -> bool:
         """Whether the same noise leads to the same sample: not where the sampler adds some of its own."""
-        return self.run.manifest["sampler"] not in NOISY
+        return self.run.manifest["sampler"] not in samplers.NOISY
 
 
 def lineage(run_dir: str | Path) -> list[Run]:
@@ -184,7 +183,7 @@ class Bench:
         """Of answers from elsewhere, a student in training say: against data, and where the `sampler` adds no noise of
         its own against the teacher's."""
         out = self.against_data(images)
-        if sampler in NOISY:
+        if sampler in samplers.NOISY:
             return out
         near = paired(self.of(images), self.partner(), self.golden.shared)
         return {**out, "paired_distance": near, **self.confusions(images, self.partner())}

@@ -26,8 +26,9 @@ RULES = (
     "w_range: the measured w without a gap about the best one, at which the distance is within {tolerance:.0%} of the "
     "best of these steps. Recall falls where it is less than {kept:.0%} of the best of these steps; images saturate "
     "where {saturation:.0%} more of their pixels than of the data's are at an end of their range.",
-    "quality: the best distance, and of those within the noise of the seeds the fewest evaluations; fast and preview: "
-    "the fewest evaluations within {fast:g} and {preview:g} times the best distance.",
+    "Presets are of the cells that none beats in evaluations and distance. fast and preview: the fewest evaluations "
+    "within {fast:g} and {preview:g} times the best distance; quality: the fewest within {fast:g} times that are "
+    "within the noise of the seeds of the best, too.",
 )
 
 
@@ -42,6 +43,7 @@ def section(run_dir: str | Path, found: Sequence[Cell], document: Mapping[str, A
         f"standard deviation. Images of the data score {floor[presets.QUALITY]:.3g}, {floor['num']:,} of them against "
         f"{floor['num_reference']:,}.",
         *(text.format(**words, **rules["factors"]) for text in RULES),
+        f"Milliseconds are of {devices(found)}.",
     ]
     folder, shown = Path(run_dir) / "sections", []
     folder.mkdir(parents=True, exist_ok=True)
@@ -65,7 +67,8 @@ def tables(found: Sequence[Cell], document: Mapping[str, Any]) -> list[dict[str,
         + [_w(r[name]) for name in ("recall_falls_from", "saturates_from")]
         for r in document["ranges"]
     ]
-    names = [name.removesuffix("_spread") for name in found[0] if name.endswith("_spread")]
+    spreads = dict.fromkeys(name for cell in found for name in cell if name.endswith("_spread"))
+    names = [name.removesuffix("_spread") for name in spreads]
     cells = [
         [cell["sampler"], cell["steps"], _w(cell["guidance"]), cell["evaluations"], cell["seeds"]]
         + [with_spread(cell.get(name), cell.get(f"{name}_spread")) for name in names]
@@ -78,6 +81,16 @@ def tables(found: Sequence[Cell], document: Mapping[str, Any]) -> list[dict[str,
         {"title": "w for each number of steps", "columns": of_w, "rows": ranges},
         {"title": "All settings", "columns": heads, "rows": cells},
     ]
+
+
+def devices(found: Sequence[Cell]) -> str:
+    """Where the latencies were measured; with the steps, where it was not all on one machine."""
+    steps: dict[str, dict[int, None]] = {}
+    for cell in found:
+        steps.setdefault(cell["device"], {})[cell["steps"]] = None
+    if len(steps) == 1:
+        return next(iter(steps))
+    return "; ".join(f"{device} ({', '.join(map(str, of))} steps)" for device, of in steps.items())
 
 
 def between(w_range: Sequence[Number]) -> str:
@@ -154,7 +167,7 @@ def save(
     light, dark = palettes()
     colours = charts.STAND_INS if path.suffix == ".svg" else light
     with rc_context(charts.style(colours)):
-        figure = Figure(figsize=(5.6, 3.3), layout="constrained")
+        figure = Figure(figsize=size, layout="constrained")
         axis = figure.add_subplot()
         charts.draw(axis, lines, colours, **options)
         axis.set(xlabel=x_label, ylabel=y_label, facecolor="none")
