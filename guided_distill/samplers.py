@@ -16,7 +16,6 @@ from jaxtyping import Array, Float, Key
 from guided_distill.errors import one_of
 from guided_distill.prediction import Cond, Denoiser, Prediction, coefficients, expand
 
-
 NOISY = ("stochastic", "ancestral")  # They add noise of their own: the same start has no same sample.
 
 
