@@ -186,8 +186,9 @@ def test_a_file_that_may_not_grow_stops_a_real_run(whole, copy, teacher):
     # The arrays' own files are cut otherwise every time; this one always has the same size.
     size = (copy / "checkpoints/10/rest/_METADATA").stat().st_size
     command = [sys.executable, "main.py", *FLAGS, f"--workdir={copy}", f"--config.teacher={teacher}"]
-    # What is compiled is not kept: that cache, too, would have to grow.
+    # What is compiled is not kept: those files, too, would have to grow, and Python would leave half ones for others.
     environment = {**os.environ, "JAX_PLATFORMS": "cpu", "JAX_ENABLE_COMPILATION_CACHE": "false"}
+    environment["PYTHONDONTWRITEBYTECODE"] = "1"
     kib = size // 1024 - 1
     assert kib > (copy / "metrics.jsonl").stat().st_size // 1024
     done = subprocess.run(
