@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from configs import mixture2d_stage2
-from guided_distill import data, evaluate, runs, stages, trainer
+from guided_distill import data, evaluate, prediction, runs, stages, trainer
 from guided_distill.__main__ import main
 from guided_distill.errors import UserError
-from guided_distill.golden import checks, frozen, measure, verdict
+from guided_distill.golden import checks, error_map, frozen, measure, verdict
 from guided_distill.golden.measure import STAGE_ONE, STUDENT, TEACHER
 
 REFERENCE = 500
@@ -115,6 +115,32 @@ def test_of_two_that_freeze_at_once_one_reads_what_the_other_froze(chain, monkey
             verdict.open_set(line, make=True, say=str)
     else:
         assert verdict.open_set(line, make=True, say=str) == frozen.read(path)
+
+
+def mapped_error(mixture, monkeypatch, student):
+    """The map of the exact teacher and of `student`, a Denoiser in the place of stage one's."""
+    teacher, run = runs.load(mixture / "teacher"), runs.load(mixture / "stage1")
+    exact = runs.bind(teacher.manifest)
+    monkeypatch.setattr(runs, "bind", lambda manifest: exact if manifest is teacher.manifest else lambda _: student)
+    found = error_map.compute(teacher, run, data.load(**teacher.manifest["data"]), num=32)
+    return np.array(found["guidance"]), np.array(found["v_error"])
+
+
+def test_the_map_of_a_student_that_does_not_hear_w(mixture, monkeypatch):
+    """(1 + w) c - w u less c is w (c - u), so its error is w² times that at w = 1, at every log-SNR."""
+    exact = runs.load(mixture / "teacher").denoise
+    deaf = lambda z, logsnr, cond: exact(z, logsnr, {**cond, "guidance": 0 * cond["guidance"]})  # noqa: E731
+    w, table = mapped_error(mixture, monkeypatch, deaf)
+    assert w[0] == 0 and w[-1] == 4 and np.all(table[:, 1] > 1e-6)
+    np.testing.assert_allclose(table, table[:, 1:2] * (w / w[1]) ** 2, rtol=1e-3, atol=1e-9)
+
+
+def test_the_map_is_in_v(mixture, monkeypatch):
+    """A student that is off by 0.3 in v, and so by 0.3 sigma in x, is off by 0.09 in every cell."""
+    exact = runs.load(mixture / "teacher").denoise
+    off = lambda z, logsnr, cond: prediction.from_v(exact(z, logsnr, cond).v(logsnr) + 0.3, z, logsnr)  # noqa: E731
+    _, table = mapped_error(mixture, monkeypatch, off)
+    np.testing.assert_allclose(table, 0.09, rtol=1e-3)
 
 
 def test_the_verb_measures_and_tells_by_its_status(chain, capsys):

@@ -111,6 +111,22 @@ def test_presets_are_the_fewest_evaluations_within_their_bounds():
         presets.choose([])
 
 
+@pytest.mark.parametrize(
+    ("by_seed", "tied"),
+    [
+        ((0.0, 1.0, 2.0), True),  # A mean of 1; twice its standard error is 2 / sqrt(3) = 1.155.
+        ((0.2, 1.2, 2.2), False),  # 1.2 is more.
+        ((-5.0, -5.0, -5.0), True),
+        ((0.0,), True),  # One seed has no error.
+        ((0.01,), False),
+    ],
+)
+def test_ties_are_within_two_standard_errors_of_the_paired_difference(by_seed, tied):
+    best = {"by_seed": dict.fromkeys(range(3), 7.0)}
+    assert presets.ties({"by_seed": {k: 7.0 + d for k, d in enumerate(by_seed)}}, best) is tied
+    assert not presets.ties({"by_seed": {9: 0.0}}, best)
+
+
 def test_a_noisy_cell_is_not_the_quality():
     by_seed = {(16, 0.0): (0.17, 0.18, 0.19), (1, 1.0): (0.18, 0.19, 0.2001), (1, 0.0): (0.15, 0.23, 0.26)}
     rows = [made(*key, quality, seed) for key, of in by_seed.items() for seed, quality in enumerate(of)]
