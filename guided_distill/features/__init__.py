@@ -75,7 +75,6 @@ def conv(
     bias: Float[Array, " o"],
     stride: int = 1,
     padding: str = "SAME",
-    groups: int = 1,
 ) -> Float[Array, "b h2 w2 o"]:
     """A convolution in full float32, so that features are the same on every device."""
     y = jax.lax.conv_general_dilated(
@@ -84,7 +83,6 @@ def conv(
         (stride, stride),
         padding,
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        feature_group_count=groups,
         precision=jax.lax.Precision.HIGHEST,
     )
     return y + bias[None, None, None]

