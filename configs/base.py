@@ -21,7 +21,8 @@ key is read by `guided_distill.stages` or the trainer; one that nobody reads is 
 - `checkpoints`: {keep: the newest, beside every round's last, best: a score to keep the best by, "": none}
 - `max_skipped`: updates in a row that may be left out for not being finite; `wandb`: project to track in, "": none
 - `sampling`: what is recommended to users, {sampler, steps, guidance}; guidance is w, 0 is off
-- `halving`: {start_steps (the first teacher's), end_steps, last_updates_factor (for N = 2 and 1)}
+- `halving`: {start_steps (the first teacher's), end_steps, factor (of steps a round: 4 is quartering),
+  last_updates_factor (for N = 2 and 1)}
 - `teacher`: its run directory; `teacher_unconditional`: a second one to guide it by ("": none)
 """
 
@@ -152,8 +153,9 @@ def progressive(
     matching(config, w_min, w_max, w_min_share)
     del config.objective.grid
     config.objective.name, config.objective.stochastic = "progressive", stochastic
+    config.objective.dropout = 0.0
     config.optim.decay = "linear"
-    config.halving = ConfigDict({"start_steps": 64, "end_steps": 1, "last_updates_factor": 1.0})
+    config.halving = ConfigDict({"start_steps": 64, "end_steps": 1, "factor": 2, "last_updates_factor": 1.0})
     del config.sampling.sampler
     config.sampling.steps = 4
     return config
@@ -162,7 +164,7 @@ def progressive(
 def encoding(config: ConfigDict) -> ConfigDict:
     """Encoder distillation, at w = 0, from a config of stage two."""
     config.objective.name = "encoding"
-    del config.objective.stochastic
+    del config.objective.stochastic, config.objective.dropout
     config.objective.w_min = config.objective.w_max = config.objective.w_min_share = 0.0
     config.objective.weighting.max_logsnr = (
         20.0  # Its first step starts there, at t = 0: a lower cap would switch it off.

@@ -3,7 +3,7 @@
     python main.py --config=configs/fashion_mnist_stage2.py         (about 0.5 A100 hours, estimated)
     python main.py --config=configs/fashion_mnist_stage2.py:cpu     (2 CPU cores, 5 minutes)
 
-Arguments: tiny, cpu (16 x 16, from 32 steps), w=1 (from the single-w student), stochastic, unguided (plain progressive
+Arguments: tiny, cpu (16 x 16, from 64 steps), w=1 (from the single-w student), stochastic, unguided (plain progressive
 distillation of the teacher), encoding (towards noise, w = 0).
 """
 
@@ -18,7 +18,7 @@ def get_config(arg: str = ""):
         "fashion_mnist_stage2", arg, fashion_mnist_stage1, fashion_mnist_teacher, DEFAULTS, w_share=0.2
     )
     config.batch_size = 64 if a.cpu else 128
-    config.num_updates, config.save_every = (60, 500) if a.cpu else (10_000, 5_000)
-    config.halving.start_steps, config.halving.last_updates_factor = 32 if a.cpu else 256, 2.0
-    config.optim.lr = 3e-4 if a.cpu else 1e-4
+    config.num_updates, config.save_every = (330, 1_320) if a.cpu else (10_000, 5_000)
+    config.halving.start_steps, config.halving.last_updates_factor = (64, 4.0) if a.cpu else (256, 2.0)
+    config.optim.lr = 5e-4 if a.cpu else 1e-4
     return base.tiny(config, 4) if a.tiny else config

@@ -22,15 +22,14 @@ TABLE = tables.Table(
     stage1=fashion_mnist_stage1,
     stage2=fashion_mnist_stage2,
     num=10_000,
+    single_w=(1.0,),
+    split="test",
 )
 CPU = dataclasses.replace(
     TABLE,
     title="Fashion-MNIST at 16 x 16 on two CPU cores: a guided teacher distilled to one step",
-    guidance=(0.0, 1.0),
-    steps=(1, 2, 4, 8),
-    single_w=(1.0,),
-    num=500,
-    num_reference=2_000,
+    num=2_000,
+    more=(1_024, 200, 1.0),
 )
 
 

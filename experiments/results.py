@@ -11,7 +11,7 @@ from typing import Any
 
 import jax
 
-from guided_distill import launch, trainer
+from guided_distill import launch, manifests, trainer
 from guided_distill.errors import UserError
 from guided_distill.files import write_json
 
@@ -19,12 +19,13 @@ KEY = ("method", "sampler", "steps", "guidance", "seed")
 
 
 class Results:
-    """A list of rows {method, sampler, steps, evaluations, guidance, seed, one key a metric}; a row that stands is not
-    computed again, unless its `weights` are others than those asked for."""
+    """A list of rows {method, sampler, steps, evaluations, guidance, seed, one key a metric, commit, device}; a row
+    that stands is not computed again, unless its `weights` are others than those asked for."""
 
-    def __init__(self, workdir: Path, **settings: Any):
-        """`settings`: what all rows share, their sample count say. Raises `UserError` if those of `workdir` were made
-        otherwise."""
+    def __init__(self, workdir: Path, published: Path | None = None, **settings: Any):
+        """`settings`: what all rows share, their sample count say. `published`: the rows of elsewhere (of `publish`) to
+        go on from, which stand whatever their weights. Raises `UserError` if those of `workdir` or of `published` were
+        made otherwise."""
         self.workdir = workdir
         self._path, self._hardware = workdir / "results.json", workdir / "hardware.json"
         known = self._known()
@@ -33,23 +34,44 @@ class Results:
         workdir.mkdir(parents=True, exist_ok=True)
         write_json(self._hardware, known)
         self.rows: list[dict[str, Any]] = json.loads(self._path.read_text()) if self._path.is_file() else []
+        if published:
+            self._take(published, settings)
+        self._made = {"commit": manifests.provenance()["git_commit"], "device": device()}
+
+    def _take(self, published: Path, settings: Mapping[str, Any]) -> None:
+        """Rows of elsewhere that do not stand here."""
+        try:
+            found = json.loads(published.read_text())
+            theirs, rows = found["settings"], found["rows"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{published} holds no published rows: {error}") from error
+        if theirs != settings:
+            raise UserError(f"{published} was made with {theirs}, not {settings}")
+        self.rows += [{**row, "taken": True} for row in rows if not self.standing(row)]
+
+    def standing(self, key: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """The rows of a key, whatever their weights."""
+        return [row for row in self.rows if all(row[name] == key[name] for name in KEY)]
+
+    def taken(self, key: Mapping[str, Any]) -> bool:
+        """Whether the row of a key was made elsewhere."""
+        return any(row.get("taken") for row in self.standing(key))
 
     def row(
         self, key: Mapping[str, Any], evaluations: int, compute: Callable[[], Mapping[str, float]]
     ) -> dict[str, Any]:
         """The row of `key` (its method, sampler, steps, guidance and seed; `weights`: a hash of what it is made with),
         computed and written unless it stands."""
-        for row in [row for row in self.rows if all(row[name] == key[name] for name in KEY)]:
-            if row.get("weights") in (None, key.get("weights")):  # None: a row from before they were told.
+        for row in self.standing(key):
+            # None: a row from before they were told.
+            if row.get("taken") or row.get("weights") in (None, key.get("weights")):
                 return row
             self.rows.remove(row)
-        row = {**key, "evaluations": evaluations, **compute()}
+        row = {**key, "evaluations": evaluations, **compute(), **self._made}
         self.rows.append(row)
         write_json(self._path, self.rows)
-        print(
-            "  ".join(f"{k}={v:.4g}" if isinstance(v, float) else f"{k}={v}" for k, v in row.items() if k != "seed"),
-            flush=True,
-        )
+        shown = {k: v for k, v in row.items() if k not in ("seed", "weights", *self._made)}
+        print("  ".join(f"{k}={v:.4g}" if isinstance(v, float) else f"{k}={v}" for k, v in shown.items()), flush=True)
         return row
 
     def table(self, columns: tuple[str, ...]) -> str:
@@ -75,12 +97,15 @@ class Results:
     def spent(self, name: str, seconds: float) -> None:
         """Adds to the seconds of a part."""
         known = self._known()
-        known["device"] = (
-            f"{len(jax.devices())} x {jax.devices()[0].device_kind}, {os.cpu_count()} cores, {_processor()}"
-        )
+        known["device"] = device()
         known["jax"] = jax.__version__
         known["seconds"][name] = round(known["seconds"].get(name, 0.0) + seconds, 1)
         write_json(self._hardware, known)
+
+
+def device() -> str:
+    """What this runs on, for people."""
+    return f"{len(jax.devices())} x {jax.devices()[0].device_kind}, {os.cpu_count()} cores, {_processor()}"
 
 
 def arguments(description: str, workdir: Path | None = None) -> argparse.ArgumentParser:

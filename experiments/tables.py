@@ -34,7 +34,8 @@ SHOWN = ("A100", "H100", "TPU v4", "TPU v5e", "TPU v5p")
 @dataclasses.dataclass(frozen=True)
 class Table:
     """`guidance`, `steps`: the table's axes; `single_w`: the strengths that get a student of their own; `num` samples a
-    row, against `num_reference` images (None: all)."""
+    row, against `num_reference` images (None: all) of a `split`. `more`: (steps, samples, w) of two rows, of the
+    teacher at more steps than it is otherwise sampled at and of as many samples at those, to see whether that helps."""
 
     name: str
     title: str
@@ -46,6 +47,8 @@ class Table:
     single_w: tuple[float, ...] = (0.3, 1.0)
     num: int = 50_000
     num_reference: int | None = None
+    split: str = "train"
+    more: tuple[int, int, float] | None = None
 
     @property
     def figures(self) -> tuple[Figure, ...]:
@@ -86,6 +89,8 @@ class Row:
     steps: int
     guidance: float
     evaluations: int
+    num: int | None = None
+    """Of samples, if not the table's."""
 
 
 def trainings(table: Table, argument: str) -> list[Training]:
@@ -127,7 +132,11 @@ def rows(table: Table, planned: list[Training]) -> list[Row]:
             ]
     for w in table.single_w:
         out += [Row("single_w", "single-w student", f"single_w{w:g}", "ddim", n, w, n) for n in steps]
-    return out + [Row("unguided", "unguided student", "unguided", "ddim", n, 0.0, n) for n in steps]
+    out += [Row("unguided", "unguided student", "unguided", "ddim", n, 0.0, n) for n in steps]
+    if table.more:
+        most, num, w = table.more
+        out += [Row("core", f"teacher, {num} samples", "teacher", "ddim", n, w, 2 * n, num) for n in (many, most)]
+    return out
 
 
 def forward_flops(config: ConfigDict) -> float:
@@ -168,19 +177,40 @@ def dry_run(table: Table, planned: list[Training], measured: list[Row], num: int
     console.print(f"One evaluation of the network for one example: {forward / 1e9:.4g} GFLOP, counted.")
 
 
+def key_of(row: Row, seed: int) -> dict:
+    """What a row is known by."""
+    key = {name: getattr(row, name) for name in ("method", "sampler", "steps", "guidance")}
+    return key | {"seed": seed}
+
+
+def to_train(planned: list[Training], rows: list[Row]) -> list[Training]:
+    """The runs that these rows need: those that are sampled, the teacher of the partners, and all above them."""
+    above = {training.name: training.above for training in planned}
+    needed, found = {row.run for row in rows} | ({"teacher"} if rows else set()), set()
+    for name in needed:
+        while name and name not in found:
+            found.add(name)
+            name = above[name]
+    return [training for training in planned if training.name in found]
+
+
 def measure(table: Table, results: Results, loaded: dict, planned: list[Row], args: argparse.Namespace) -> None:
     """Computes the rows that do not stand yet, for each seed of the noise."""
     many = next(row.steps for row in planned if row.method == "teacher")
     in_print = {(f.method, f.steps, f.guidance): f for f in table.figures if f.verified and f.metric == "FID"}
     for seed in args.seeds:
-        m = Measure(results, loaded["teacher"], args.num, seed, many, args.features, args.num_reference)
+        missing = [row for row in planned if not results.taken(key_of(row, seed))]
+        if not missing:
+            continue
+        m = Measure(results, loaded["teacher"], args.num, seed, many, args.features, args.num_reference, args.split)
         if seed == args.seeds[0]:
             m.floor()
-        for row in planned:
+        for row in missing:
             figure = in_print.get((row.method, row.steps, row.guidance))
             more = {"published": f"{figure.value:g}", "published_source": f"FID; {figure.source}"} if figure else {}
             more = {} if args.tiny else more
-            m.row(row.method, loaded[row.run], row.sampler, row.steps, row.guidance, row.evaluations, **more)
+            told = (row.method, loaded[row.run], row.sampler, row.steps, row.guidance, row.evaluations)
+            m.row(*told, num=row.num, **more)
 
 
 def compare(table: Table, rows_there: list[dict], every: list[Row], planned: list[Row], args: argparse.Namespace):
@@ -199,13 +229,18 @@ def compare(table: Table, rows_there: list[dict], every: list[Row], planned: lis
 
 
 def sheets(workdir: Path, table: Table, loaded: dict, seed: int) -> None:
-    """DIR/sheet_w*.png: teacher, stage one and students from the same noise."""
-    teacher, student = loaded["teacher"], loaded["student"]
+    """DIR/sheet_w*.png: all methods from the same noise, those of the runs that are there."""
+    teacher = loaded["teacher"]
     many = teacher.default_steps()
     for w in table.guidance:
-        lines = {f"teacher {many} x 2": (teacher, many), f"stage one {many}": (loaded["matched"], many)}
-        lines |= {f"student {n}": (student, n) for n in sorted(student.trained_steps, reverse=True) if n <= 8}
-        lines |= {f"DDIM {n} x 2": (teacher, n) for n in (4, 1)}
+        lines = {f"teacher {many} x 2": (teacher, many)}
+        if "matched" in loaded:
+            lines[f"stage one {many}"] = (loaded["matched"], many)
+        for name, run in (("student", "student"), ("stochastic", "stochastic"), ("single w", f"single_w{w:g}")):
+            steps = sorted(set(loaded[run].trained_steps) & {16, 8, 4, 2, 1}, reverse=True) if run in loaded else ()
+            lines |= {f"{name} {n}": (loaded[run], n) for n in steps}
+        lines |= {f"DPM-Solver++ {n} x 2": (teacher, n, "dpmpp_2m") for n in (8, 4)}
+        lines |= {f"DDIM {n} x 2": (teacher, n) for n in (8, 4, 1)}
         sheet(workdir / f"sheet_w{w:g}.png", lines, w, seed)
 
 
@@ -217,6 +252,7 @@ def main(table: Table, description: str, features: str = "efficientnet_lite0", c
     parser.add_argument("--seeds", help="of the noise, comma-separated, for intervals (default: --seed)")
     parser.add_argument("--features", default=features, help=f"feature function (default {features})")
     parser.add_argument("--only", help=f"parts, comma-separated, of {','.join(PARTS)} (default: all)")
+    parser.add_argument("--rows", type=Path, help="published rows to go on from; only what they lack is trained for")
     parser.add_argument("--dry-run", action="store_true", help="print rows, evaluations and estimated hours, and stop")
     if cpu:
         parser.add_argument("--cpu", action="store_true", help="the small version, for two CPU cores")
@@ -228,12 +264,14 @@ def main(table: Table, description: str, features: str = "efficientnet_lite0", c
         table = dataclasses.replace(
             table, guidance=(0.0, 1.0), steps=(1, 2, 4), single_w=(1.0,), num=64, num_reference=None
         )
+        table = dataclasses.replace(table, more=table.more and (16, 32, 1.0))
         args.features = "pixels"
     parts = args.only.split(",") if args.only else PARTS
     for part in parts:
         one_of("part", part, PARTS)
     args.seeds = numbers(args.seeds, int) if args.seeds else [args.seed]
     args.num, args.num_reference = args.num or table.num, args.num_reference or table.num_reference
+    args.split, args.table = table.split, table.name
     run(table, args, argument, parts)
 
 
@@ -250,14 +288,16 @@ def run(table: Table, args: argparse.Namespace, argument: str, parts: tuple[str,
         args.tiny = "tiny" in (argument, settings.get("argument"))
         return show(table, compare(table, there, every, measured, args))
     launch.prepare_process()
-    settings = {name: getattr(args, name) for name in ("num", "num_reference", "seed", "features")}
-    results = Results(args.workdir, **settings, argument=argument)
-    loaded = {}
-    for training in planned:
+    shared = ("table", "num", "num_reference", "split", "seed", "features")
+    settings = {name: getattr(args, name) for name in shared}
+    results = Results(args.workdir, args.rows, **settings, argument=argument)
+    loaded, missing = {}, [r for r in measured if not all(results.taken(key_of(r, seed)) for seed in args.seeds)]
+    for training in to_train(planned, missing):
         above = training.above and args.workdir / training.above
         loaded[training.name] = guided_distill.load(results.train(training.config, training.name, args.seed, above))
     measure(table, results, loaded, measured, args)
-    sheets(args.workdir, table, loaded, args.seed)
+    if loaded:
+        sheets(args.workdir, table, loaded, args.seed)
     notes = []
     if args.tiny:
         notes.append(

@@ -29,8 +29,8 @@ from guided_distill.report import chain
 
 Number = int | float
 TEACHER_CALLS = {"teacher": 0, "student": 1, "chain": 2}
-"""Evaluations of a teacher for one example of a training, by the objective's role; the student's own are a forward and
-a backward pass, which is worth two."""
+"""Evaluations of a teacher for one example of a training, by the objective's role (of a chain that is halved); the
+student's own are a forward and a backward pass, which is worth two."""
 
 
 def of_runs(
@@ -138,8 +138,8 @@ def training_flops(
     the optimiser is left out. It is within some percent of the step that training traces."""
     if not manifest["trains"]:
         return 0.0
-    calls = TEACHER_CALLS[resolve("objectives", manifest["objective"]).ROLE]
-    guided, total = manifest["guidance"]["kind"] != "none", manifest["updates"]
+    calls = manifest.get("factor") or TEACHER_CALLS[resolve("objectives", manifest["objective"]).ROLE]
+    guided, total = manifest["guidance"]["kind"] == "embedded", manifest["updates"]
     first = 0.0
     if calls and not teachers:
         raise UserError("its teacher is not here, and its FLOPs cannot be counted")

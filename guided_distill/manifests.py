@@ -53,6 +53,7 @@ def describe(
         "trains": role != "exact",
         "updates": plan.total,
         "rounds": [list(pair) for pair in zip(plan.num_steps, plan.ends, strict=True)] if role == "chain" else None,
+        "factor": keys.part("halving").take("factor") if role == "chain" else None,
         "teacher": teacher.lineage() if teacher else [],
     }
     if not 0 <= manifest["ema"] < 1:
@@ -82,8 +83,9 @@ def describe_guidance(objective: Keys, num_classes: int) -> dict[str, Any]:
     Embedded where the objective draws w; external where there is a null class: it was trained with label dropout, or is
     exact.
     """
+    dropped = "dropout" in objective and objective.take("dropout") > 0
     if "w_min" not in objective:
-        external = num_classes > 0 and ("dropout" not in objective or objective.take("dropout") > 0)
+        external = num_classes > 0 and ("dropout" not in objective or dropped)
         interval = list(objective.take("guidance_interval"))
         if interval and not (len(interval) == 2 and interval[0] < interval[1]):
             raise UserError(f"config.objective.guidance_interval {interval} is not (logsnr_min, logsnr_max)")
@@ -91,7 +93,13 @@ def describe_guidance(objective: Keys, num_classes: int) -> dict[str, Any]:
     w_min, w_max = objective.take("w_min"), objective.take("w_max")
     if not 0 <= w_min <= w_max:
         raise UserError(f"config.objective: 0 <= w_min <= w_max does not hold for w_min {w_min:g}, w_max {w_max:g}")
-    return {"kind": "embedded", "range": [float(w_min), float(w_max)]}
+    if dropped and (w_max > 0 or not num_classes):
+        raise UserError("config.objective.dropout is for chains of classes that know no w, to be guided afterwards")
+    return (
+        {"kind": "external", "interval": None}
+        if dropped
+        else {"kind": "embedded", "range": [float(w_min), float(w_max)]}
+    )
 
 
 def describe_network(keys: Keys, manifest: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:

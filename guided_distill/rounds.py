@@ -60,22 +60,30 @@ class Rounds:
         return step - (ends[index] - updates[index]), updates[index]
 
 
-def halving(start_steps: int, end_steps: int, updates: int, updates_last: int, stochastic: bool) -> Rounds:
-    """Rounds from a teacher of `start_steps` steps down to a student of `end_steps`; N = 2 and 1 take `updates_last`
-    updates.
+def halving(
+    start_steps: int, end_steps: int, updates: int, updates_last: int, stochastic: bool, factor: int = 2
+) -> Rounds:
+    """Rounds from a teacher of `start_steps` steps down to a student of `end_steps`, `factor` times fewer each; N = 2
+    and 1 take `updates_last` updates.
 
     Deterministic: N = start/2 ... end. Stochastic: N = start ... 2, since there a student's step is 2/N, and an N = 1
     round would learn its teacher's own x; the one-step student is that of N = 2 asked at t = 1. Raises `UserError`
-    unless both are powers of two.
+    unless all are powers of two, and `factor` one that leads from start to end.
     """
-    for name, value in (("start_steps", start_steps), ("end_steps", end_steps)):
-        if value < 1 or value & (value - 1):
+    for name, value in (("start_steps", start_steps), ("end_steps", end_steps), ("factor", factor)):
+        if value < 1 + (name == "factor") or value & (value - 1):
             raise UserError(f"{name} {value} is not a power of two")
     if end_steps >= start_steps:
         raise UserError(f"end_steps {end_steps} is not below start_steps {start_steps}")
-    first, last = (start_steps, max(end_steps, 2)) if stochastic else (start_steps // 2, end_steps)
-    num_steps = tuple(first >> k for k in range(first.bit_length()) if first >> k >= last)
-    return Rounds(num_steps, tuple(updates_last if n <= 2 else updates for n in num_steps))
+    if stochastic and factor != 2:
+        raise UserError(f"factor {factor}: the steps of a stochastic student can only be halved")
+    num_steps, n = [], start_steps if stochastic else start_steps // factor
+    while n >= max(end_steps, 1 + stochastic):
+        num_steps.append(n)
+        n //= factor
+    if not stochastic and num_steps[-1:] != [end_steps]:
+        raise UserError(f"{start_steps} steps divided by {factor} again and again miss end_steps {end_steps}")
+    return Rounds(tuple(num_steps), tuple(updates_last if n <= 2 else updates for n in num_steps))
 
 
 def learning_rate(rounds: Rounds, lr: float, warmup: int, decay: str) -> Callable[[Array], Array]:

@@ -99,8 +99,8 @@ def build(
     plan = make_rounds(keys, objective, role)
     manifest = manifests.describe(keys, objective, kind, role, plan, teacher, load_data)
     if teacher:
-        teachers.require_fit(manifest, teacher)
-    guided = manifest["guidance"]["kind"] != "none"
+        teachers.require_fit(manifest, teacher, objective.take("grid") if "grid" in objective else 0)
+    guided = manifest["guidance"]["kind"] == "embedded"
     source, loop, layout = load_data(**manifest["data"]), make_loop(keys), make_layout(keys)
     bound = teacher.bind(guided, keys.part("compute").take("dtype")) if teacher else None
     ingredients = gather(keys, manifest, role, bound, plan, loop, source.info)
@@ -141,7 +141,7 @@ def gather(
     """What the step is made of."""
     optim, kind = keys.part("optim"), manifest["objective"]
     return train_step.Ingredients(
-        objective=make_objective(kind, keys.part("objective"), manifest) if role != "exact" else None,
+        objective=make_objective(kind, keys, manifest) if role != "exact" else None,
         student=bind_student(manifest, role),
         teacher=teacher,
         encode=codecs.load(**manifest["codec"]).encode,
@@ -224,23 +224,28 @@ def make_rounds(keys: Keys, objective: Keys, role: str) -> rounds.Rounds:
     if last < 1:
         raise UserError(f"config.halving.last_updates_factor leaves {last} updates to the last rounds")
     stochastic = "stochastic" in objective and objective.take("stochastic")
-    return rounds.halving(part.take("start_steps"), part.take("end_steps"), updates, last, stochastic)
+    steps = [part.take(name) for name in ("start_steps", "end_steps")]
+    return rounds.halving(*steps, updates, last, stochastic, part.take("factor"))
 
 
-def make_objective(kind: str, part: Keys, manifest: Mapping[str, Any]) -> Objective:
+def make_objective(kind: str, keys: Keys, manifest: Mapping[str, Any]) -> Objective:
     """The objective with the config's arguments."""
-    make = resolve("objectives", kind).make
+    make, part = resolve("objectives", kind).make, keys.part("objective")
     own = {"schedule": schedules.make(**manifest["schedule"]), "weighting": part.part("weighting").call(weighting.make)}
-    if "null" in inspect.signature(make).parameters:
+    known = inspect.signature(make).parameters
+    if "factor" in known:
+        own["factor"] = keys.part("halving").take("factor")
+    if "null" in known:
         own["null"] = {"label": manifest["num_classes"]} if manifest["num_classes"] else {}
     return part.call(make, but=("name", "weighting", "guidance_interval"), **own)
 
 
 def bind_student(manifest: Mapping[str, Any], role: str) -> Callable:
-    """(params, dropout key) -> Denoiser. A teacher in training is plain: its guidance is outside."""
+    """(params, dropout key) -> Denoiser. What is to be guided from outside is plain in training."""
     if role == "teacher":
         return runs.parameterised(manifest).bind
-    bind = runs.bind(manifest)
+    plain = manifest["guidance"]["kind"] == "external"
+    bind = runs.parameterised(manifest).bind if plain else runs.bind(manifest)
     return lambda params, dropout_key: bind(params)
 
 
@@ -251,7 +256,7 @@ def make_steps(
     student will be."""
     later = dataclasses.replace(ingredients, teacher=lambda leaves: ingredients.student(leaves["teacher"], None))
     same = teacher and teacher.other is None and meaning(teacher.manifest) == meaning(manifest)
-    same = same and (manifest["guidance"]["kind"] == "none" or teacher.manifest["guidance"]["kind"] != "external")
+    same = same and (manifest["guidance"]["kind"] != "embedded" or teacher.manifest["guidance"]["kind"] != "external")
     if same:
         return (train_step.make(later),) * 2
     return train_step.make(ingredients), train_step.make(later)

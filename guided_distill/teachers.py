@@ -77,15 +77,18 @@ def load(run_dir: str, other_dir: str, command: str) -> Teacher:
     return Teacher(main, other)
 
 
-def require_fit(manifest: Mapping[str, Any], teacher: Teacher) -> None:
+def require_fit(manifest: Mapping[str, Any], teacher: Teacher, grid: int = 0) -> None:
     """Raises `UserError` unless a student of this manifest can learn from the teacher: shape, schedule, codec, classes,
-    range of w."""
+    range of w; of a halved chain only at the times that its last round knows, `grid` of them."""
     where = f"the teacher {teacher.main.dir} does not fit"
     for key in ("code_shape", "schedule", "codec", "num_classes"):
         _require_same(key, teacher.manifest, manifest, where)
     low, high = teacher.w_range
-    if teacher.manifest["rounds"] is not None:
-        raise UserError(f"{where}: it is a halved chain; take a stage-one student or a teacher")
+    if teacher.manifest["rounds"] is not None and grid != (known := teacher.manifest["rounds"][-1][0]):
+        raise UserError(
+            f"{where}: it is a chain halved to {known} steps; take a stage-one student or a teacher, or match it at "
+            f"its own times, config.objective.grid={known}"
+        )
     w_min, w_max = manifest["guidance"].get("range", (0.0, 0.0))
     if w_min < low or w_max > high:
         raise UserError(f"{where}: it knows w in [{low:g}, {high:g}], and [{w_min:g}, {w_max:g}] is asked for")

@@ -269,7 +269,7 @@ def test_a_teacher_may_be_guided_in_an_interval_only(digits):
 
 
 def test_a_halved_chain_is_no_teacher(digits):
-    with pytest.raises(UserError, match="halved chain"):
+    with pytest.raises(UserError, match=r"chain halved to 1 steps.*grid=1"):
         build(digits_stage1.get_config("tiny"), digits / "stage2")
 
 

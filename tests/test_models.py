@@ -279,7 +279,7 @@ def test_sizes_that_do_not_halve_are_refused():
     net = unet.UNet(out_channels=1, **{**SMALL, "channel_multipliers": (1, 1, 1)})
     with pytest.raises(UserError, match="6 x 8 inputs are not divisible by 4"):
         jax.eval_shape(net.init, jax.random.key(0), jnp.zeros((1, 6, 8, 1)), jnp.zeros(1), {})
-    with pytest.raises(UserError, match="8 x 12 inputs are not divisible by 8, .* 3 levels of patches of 2 x 2"):
+    with pytest.raises(UserError, match=r"8 x 12 inputs are not divisible by 8, .* 3 levels of patches of 2 x 2"):
         jax.eval_shape(net.clone(patch=2).init, jax.random.key(0), jnp.zeros((1, 8, 12, 1)), jnp.zeros(1), {})
     with pytest.raises(UserError, match="dtype"):
         bad = net.clone(dtype="float8")

@@ -1,5 +1,7 @@
 """Each objective against the formula in the paper, with exact denoisers."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -126,6 +128,34 @@ def test_progressive_target_is_the_papers(teacher, num_steps, stochastic):
     assert set(seen[0]) == set(range(1, num_steps + 1))
     wrong = run(progressive.make(SCHEDULE, WEIGHT, 0.0, 4.0, stochastic=not stochastic), student, teacher, num_steps)
     assert wrong.max() > 1e-4  # the other kind has another target
+
+
+@pytest.mark.parametrize("num_steps", [1, 4])
+def test_a_quartering_student_lands_where_four_steps_of_its_teacher_do(teacher, num_steps):
+    def student(z, logsnr, cond):
+        """x solved from one DDIM step to the end of four."""
+        index = jnp.round(SCHEDULE.inverse(logsnr) * num_steps)
+        times = [(index - back) / num_steps for back in (0.0, 0.25, 0.5, 0.75, 1.0)]
+        levels = [SCHEDULE(times[0]), *(schedules.to_clean(SCHEDULE, time) for time in times[1:])]
+        moved = z
+        for now, then in itertools.pairwise(levels):
+            (a, s), (to_a, to_s) = coefficients(now, z), coefficients(then, z)
+            x = teacher(moved, now, cond).x
+            moved = to_a * x + to_s * (moved - a * x) / s
+        (a, s), (to_a, to_s) = coefficients(levels[0], z), coefficients(levels[-1], z)
+        return from_x((moved - to_s / s * z) / (to_a - to_s / s * a), z, logsnr)
+
+    loss = run(progressive.make(SCHEDULE, WEIGHT, 0.0, 4.0, factor=4), student, teacher, num_steps)
+    np.testing.assert_allclose(loss, 0, atol=1e-6)
+    assert run(progressive.make(SCHEDULE, WEIGHT, 0.0, 4.0), student, teacher, num_steps).max() > 1e-4
+
+
+def test_a_chain_to_be_guided_afterwards_learns_the_null_class_as_well(teacher):
+    student = Recorder(teacher)
+    seen = Recorder(teacher)
+    run(progressive.make(SCHEDULE, WEIGHT, 0.0, 0.0, null={"label": 4}, dropout=0.25), student, seen, 4)
+    assert np.mean(np.asarray(student.cond["label"]) == 4) == pytest.approx(0.25, abs=0.06)
+    np.testing.assert_array_equal(student.cond["label"], seen.cond["label"])
 
 
 @pytest.mark.parametrize("num_steps", [1, 4, 16])

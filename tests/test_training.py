@@ -22,6 +22,14 @@ def test_rounds_of_halving():
     )
     assert rounds.halving(16, 1, 5, 5, stochastic=True).num_steps == (16, 8, 4, 2)
     assert rounds.halving(16, 4, 5, 5, stochastic=False).num_steps == (8, 4)
+    assert rounds.halving(64, 1, 5, 9, stochastic=False, factor=4) == rounds.Rounds((16, 4, 1), (5, 5, 9))
+    for wrong, why in (({"factor": 3}, "factor 3 is not"), ({"factor": 1}, "factor 1 is not")):
+        with pytest.raises(UserError, match=why):
+            rounds.halving(64, 1, 5, 5, stochastic=False, **wrong)
+    with pytest.raises(UserError, match="32 steps divided by 4 again and again miss end_steps 1"):
+        rounds.halving(32, 1, 5, 5, stochastic=False, factor=4)
+    with pytest.raises(UserError, match="can only be halved"):
+        rounds.halving(64, 1, 5, 5, stochastic=True, factor=4)
     found = [int(jax.jit(plan.num_steps_at)(jnp.int32(step))) for step in (0, 49, 50, 399, 400, 499, 500, 599)]
     assert found == [512, 512, 256, 4, 2, 2, 1, 1]
     assert [plan.starts_round(step) for step in (0, 50, 51, 500, 600)] == [False, True, False, True, False]

@@ -9,7 +9,7 @@ halving never recompiles.
 """
 
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -33,6 +33,22 @@ Objective = Callable[[Key[Array, ""], Nets, Mapping[str, Array], Array], tuple[L
 def conditions(batch: Mapping[str, Array]) -> dict[str, Array]:
     """The entries of a batch that condition the network: all but the data."""
     return {name: value for name, value in batch.items() if name != "x"}
+
+
+def dropped(
+    key: Key[Array, ""], cond: Mapping[str, Array], null: Mapping[str, Any], probability: float
+) -> dict[str, Array]:
+    """cond with the entries of `null` in the place of its own for a share of the examples ({}: for none). Raises
+    `ValueError` for what is no probability."""
+    if not 0 <= probability <= 1:
+        raise ValueError(f"dropout {probability} is no probability")
+    out = dict(cond)
+    for name, value in null.items():
+        entry = cond[name]
+        mask = jax.random.bernoulli(key, probability, entry.shape[:1])
+        mask = mask.reshape(mask.shape + (1,) * (entry.ndim - 1))
+        out[name] = jnp.where(mask, jnp.broadcast_to(jnp.asarray(value, entry.dtype), entry.shape), entry)
+    return out
 
 
 def diffuse(

@@ -3,9 +3,8 @@
 from collections.abc import Mapping
 
 import jax
-import jax.numpy as jnp
 
-from guided_distill.objectives import Objective, conditions, diffuse, uniform_times
+from guided_distill.objectives import Objective, conditions, diffuse, dropped, uniform_times
 from guided_distill.prediction import Prediction
 from guided_distill.schedules import Schedule
 from guided_distill.weighting import Weighting, weighted_error
@@ -17,19 +16,12 @@ def make(schedule: Schedule, weighting: Weighting, null: Mapping, dropout: float
     """E over x, c, t ~ U[0, 1] of weight(logsnr) ||x(z_t, c) - x||²; c becomes `null` ({} = unconditional) with
     probability `dropout`."""
 
-    if not 0 <= dropout <= 1:
-        raise ValueError(f"dropout {dropout} is no probability")
-
     def objective(key, nets, batch, num_steps):
-        x, cond = batch["x"], conditions(batch)
+        x = batch["x"]
         time_key, noise_key, drop_key = jax.random.split(key, 3)
         logsnr = schedule(uniform_times(time_key, x.shape[0]))
         z, eps = diffuse(noise_key, x, logsnr)
-        dropped = jax.random.bernoulli(drop_key, dropout, (x.shape[0],))
-        for name, value in null.items():
-            entry = cond[name]
-            mask = dropped.reshape(dropped.shape + (1,) * (entry.ndim - 1))
-            cond[name] = jnp.where(mask, jnp.broadcast_to(jnp.asarray(value, entry.dtype), entry.shape), entry)
+        cond = dropped(drop_key, conditions(batch), null, dropout)
         loss = weighted_error(nets.student(z, logsnr, cond), Prediction(x, eps), logsnr, weighting)
         return {"student": loss}, {}
 
