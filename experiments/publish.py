@@ -2,7 +2,7 @@
 
 python -m experiments.publish mixture2d DIR [DIR ...]
 python -m experiments.publish digits DIR
-python -m experiments.publish table DIR
+python -m experiments.publish table DIR [DIR ...]             a directory for each budget, of one data set
 """
 
 import argparse
@@ -13,22 +13,10 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
+from experiments import publish_table
 from experiments.digits import END_ONLY
-from experiments.results import KEY, markdown
+from experiments.results import DOCS, markdown, read, readme, spent
 from guided_distill import launch
-
-DOCS = Path(__file__).parents[1] / "docs" / "results"
-
-
-def read(directory: Path) -> tuple[list[dict], dict]:
-    """(rows, hardware) of an experiment."""
-    return tuple(json.loads((directory / name).read_text()) for name in ("results.json", "hardware.json"))
-
-
-def spent(hardware: dict) -> str:
-    """Where and how long, for people."""
-    parts = ", ".join(f"{name} {seconds / 60:.1f}" for name, seconds in hardware["seconds"].items() if seconds >= 1)
-    return f"{hardware['device']}, jax {hardware['jax']}; minutes of training: {parts}"
 
 
 def settings(directory: Path) -> dict:
@@ -84,15 +72,6 @@ def mixture2d(directories: list[Path]) -> None:
     plot_mixture(rows, DOCS / "mixture2d.png")
     shown = [row for row in rows if row["method"] == "student" and row["steps"] in (1, 4)]
     readme("mixture2d", markdown(shown, ("steps", "guidance", "distance", "ddim_distance")))
-
-
-def readme(name: str, table: str) -> None:
-    """Puts a table between its marks in the README."""
-    path = DOCS.parents[1] / "README.md"
-    if path.is_file():
-        begin, end = f"<!-- {name} -->\n", f"\n<!-- end of {name} -->"
-        before, _, rest = path.read_text().partition(begin)
-        path.write_text(before + begin + table + end + rest.partition(end)[2])
 
 
 def plot_mixture(rows: list[dict], path: Path) -> None:
@@ -155,35 +134,6 @@ def digits(directories: list[Path]) -> None:
     )
 
 
-def table(directories: list[Path]) -> None:
-    """docs/results/NAME.md and its sheets, for a directory of `experiments.tables`, whose name it bears."""
-    (directory,) = directories
-    rows, hardware = read(directory)
-    of, name = hardware["settings"], directory.name
-    floor = next(row for row in rows if row["method"] == "half of the data")
-    steps = max(row["steps"] for row in rows)
-    reference = of["num_reference"] or "all"
-    manifest = json.loads((directory / "teacher" / "manifest.json").read_text())
-    lines = [
-        TABLE_HEADER.format(
-            name=name,
-            data=" ".join(f"{k}={v}" for k, v in manifest["data"].items()),
-            **{**of, "num_reference": reference, "teacher_steps": steps, "floor": floor["num"]},
-        ),
-        f"On {spent(hardware)}.",
-        "",
-    ]
-    metrics = [key for key in floor if key not in (*KEY, "evaluations", "num", "num_reference")]
-    columns = ("method", "steps", "evaluations", *metrics, "paired_distance")
-    lines += ["Floor:", "", markdown([floor], columns[:-1]), ""]
-    for w in sorted({row["guidance"] for row in rows}):
-        here = [row for row in rows if row["guidance"] == w and row is not floor]
-        here.sort(key=lambda row: (row["method"] != "teacher", row["method"], -row["steps"]))
-        shutil.copy(directory / f"sheet_w{w:g}.png", DOCS / f"{name}_w{w:g}.png")
-        lines += [f"## w = {w:g}", "", markdown(here, columns), "", f"![w = {w:g}]({name}_w{w:g}.png)", ""]
-    (DOCS / f"{name}.md").write_text("\n".join(lines))
-
-
 def targets(rows: list[dict]) -> list[dict]:
     """What was asked of the chain before it was run, and what came out."""
     of = {(row["method"], row["steps"], row["guidance"]): row for row in rows}
@@ -205,17 +155,6 @@ TARGETS = """Set before the run; for recall and class variance the measured numb
 the teacher's samples depend on clipping its prediction at every step, and stage two is trained without clipping, as
 the paper does: "teacher, clipped at its end only" is the flow that it can learn, and what its 1-step student is to be
 held against there."""
-
-TABLE_HEADER = """# {name}: a guided teacher distilled to one step
-
-Made by `python -m experiments.publish table` from the `results.json` of its experiment; no number is typed by hand.
-
-Data: {data}. {num} samples a row, all from the same noise (seed {seed}), classes in turn, against {num_reference}
-images of the training data; features: {features}, so the Fréchet distance is not FID, and with so few samples it is
-mostly bias: the kernel distance, which has none, comes first. The floor is that of {floor} other images of the data.
-`class variance` is relative to the data's; `paired distance` is to the teacher's {teacher_steps}-step sample from the
-same noise. Times are as they came, on a machine with other work to do; for speed see the benchmark.
-"""
 
 MIXTURE_HEADER = """# The oracle: a 2-D mixture whose guided flow is exact
 
@@ -253,7 +192,7 @@ def main() -> None:
     parser.add_argument("directories", type=Path, nargs="+")
     args = parser.parse_args()
     DOCS.mkdir(parents=True, exist_ok=True)
-    {"mixture2d": mixture2d, "digits": digits, "table": table}[args.experiment](args.directories)
+    {"mixture2d": mixture2d, "digits": digits, "table": publish_table.write}[args.experiment](args.directories)
 
 
 if __name__ == "__main__":

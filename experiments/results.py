@@ -16,6 +16,7 @@ from guided_distill.errors import UserError
 from guided_distill.files import write_json
 
 KEY = ("method", "sampler", "steps", "guidance", "seed")
+DOCS = Path(__file__).parents[1] / "docs" / "results"
 
 
 class Results:
@@ -31,11 +32,11 @@ class Results:
         known = self._known()
         if known.setdefault("settings", settings) != settings:
             raise UserError(f"{workdir} was made with {known['settings']}, not {settings}; choose another --workdir")
-        workdir.mkdir(parents=True, exist_ok=True)
-        write_json(self._hardware, known)
         self.rows: list[dict[str, Any]] = json.loads(self._path.read_text()) if self._path.is_file() else []
         if published:
             self._take(published, settings)
+        workdir.mkdir(parents=True, exist_ok=True)
+        write_json(self._hardware, known)
         self._made = {"commit": manifests.provenance()["git_commit"], "device": device()}
 
     def _take(self, published: Path, settings: Mapping[str, Any]) -> None:
@@ -137,3 +138,23 @@ def _processor() -> str:
         return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
         return platform.processor() or platform.machine()
+
+
+def read(directory: Path) -> tuple[list[dict], dict]:
+    """(rows, hardware) of an experiment."""
+    return tuple(json.loads((directory / name).read_text()) for name in ("results.json", "hardware.json"))
+
+
+def spent(hardware: dict) -> str:
+    """Where and how long, for people."""
+    parts = ", ".join(f"{name} {seconds / 60:.1f}" for name, seconds in hardware["seconds"].items() if seconds >= 1)
+    return f"{hardware['device']}, jax {hardware['jax']}; minutes of training: {parts}"
+
+
+def readme(name: str, text: str) -> None:
+    """Puts a text, a table say, between its marks in the README, where they are."""
+    path = DOCS.parents[1] / "README.md"
+    begin, end = f"<!-- {name} -->\n", f"\n<!-- end of {name} -->"
+    if path.is_file() and begin in path.read_text():
+        before, _, rest = path.read_text().partition(begin)
+        path.write_text(before + begin + text + end + rest.partition(end)[2])

@@ -5,12 +5,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from configs import cifar10_stage1, cifar10_stage2
-from experiments import cifar10, fashion_mnist, imagenet64, paper, published, tables
+from experiments import cifar10, fashion_mnist, imagenet64, measure, paper, publish_table, published, tables
 from experiments.results import Results
 from guided_distill.errors import UserError
+from guided_distill.metrics import FeatureSet, frechet
 
 ROOT = Path(__file__).parents[1]
 MODULES = {module.TABLE.name: module for module in (cifar10, fashion_mnist, imagenet64)}
@@ -170,6 +172,107 @@ def test_a_row_of_other_weights_is_measured_again(tmp_path):
     values = iter((1.0, 2.0, 3.0))
     draw = lambda weights: results.row({**key, "weights": weights}, 1, lambda: {"x": next(values)})["x"]  # noqa: E731
     assert [draw("a"), draw("a"), draw("b"), draw("b")] == [1.0, 1.0, 2.0, 2.0] and len(results.rows) == 1
+
+
+SETTINGS = {"table": "fashion_mnist", "num": 8, "num_reference": None, "split": "test", "seed": 0}
+SETTINGS |= {"features": "efficientnet_lite0", "argument": "cpu"}
+KEY = {"method": "student", "sampler": "ddim", "steps": 1, "guidance": 0.0, "seed": 0}
+
+
+def test_rows_of_elsewhere_stand_whatever_their_weights(tmp_path):
+    published = tmp_path / "published.json"
+    published.write_text(json.dumps({"settings": {"num": 5}, "rows": [{**KEY, "weights": "theirs", "x": 1.0}]}))
+    results = Results(tmp_path / "here", published, num=5)
+    never = lambda: pytest.fail("it stands")  # noqa: E731
+    assert results.row({**KEY, "weights": "ours"}, 1, never)["x"] == 1.0 and results.taken(KEY)
+    other = KEY | {"steps": 2}
+    assert not results.taken(other) and results.row({**other, "weights": "ours"}, 2, lambda: {"x": 2.0})["x"] == 2.0
+    again = Results(tmp_path / "here", published, num=5)
+    assert [row["x"] for row in again.rows] == [1.0, 2.0] and again.taken(KEY) and not again.taken(other)
+    for wrong, why in (({"num": 6}, "was made with"), ({}, "was made with")):
+        with pytest.raises(UserError, match=why):
+            Results(tmp_path / "elsewhere", published, **wrong)
+    for broken in ("", "[]", "{}"):
+        published.write_text(broken)
+        with pytest.raises(UserError, match="holds no published rows"):
+            Results(tmp_path / "elsewhere", published, num=5)
+
+
+def test_only_what_the_missing_rows_need_is_trained():
+    planned, rows = plan(fashion_mnist.CPU, "cpu")
+    of = lambda *methods: [row for row in rows if row.method in methods]  # noqa: E731
+    named = lambda rows: [training.name for training in tables.to_train(planned, rows)]  # noqa: E731
+    assert named([]) == [] and named(rows) == [training.name for training in planned]
+    assert named(of("DDIM on the teacher")) == ["teacher"]
+    assert named(of("student")) == ["teacher", "matched", "student"]
+    assert named(of("single-w student")) == ["teacher", "matched_single_w1", "single_w1"]
+    assert named(of("unguided student")) == ["teacher", "unguided"]
+
+
+def test_distances_to_the_teacher_are_of_samples_that_share_no_noise():
+    """Of the teacher's own samples it is the distance of their halves, not 0; and a shift is seen."""
+    rng = np.random.default_rng(0)
+    teacher = FeatureSet(rng.standard_normal((400, 3)), np.arange(400) % 10)
+    own = measure.apart(teacher, teacher, unbiased=True)
+    halves = FeatureSet(teacher.features[:200]), FeatureSet(teacher.features[200:])
+    assert (
+        own["frechet_to_teacher"] == pytest.approx(frechet.compute(*halves)["frechet_distance"])
+        and 0 < own["frechet_to_teacher"] < 0.1
+    )
+    assert abs(own["kernel_to_teacher"]) < 4 * own["kernel_to_teacher_error"]
+    moved = measure.apart(FeatureSet(teacher.features + 1.0), teacher, unbiased=False)
+    assert moved["frechet_to_teacher"] == pytest.approx(3.0, rel=0.1) and "kernel_to_teacher" not in moved
+
+
+def made_up(directory, paired=(9.0, 5.0, 3.0), quality=0.01):
+    """A directory of the small budget with numbers that are made up."""
+    floor = {"kernel_distance": 0.0, "kernel_distance_error": 0.001, "frechet_distance": 9.0, "precision": 0.8}
+    floor |= {"recall": 0.8, "class_variance": 1.0, "num": 8, "num_reference": 8}
+    rows = [{**floor, **KEY, "method": "half of the data", "sampler": "none", "steps": 0}]
+    shared = {**floor, "seed": 0, "commit": "c0ffee", "device": "a machine"}
+    of = lambda method, steps, w, **own: rows.append(  # noqa: E731
+        {**shared, "method": method, "sampler": "ddim", "steps": steps, "guidance": w, "evaluations": steps, **own}
+    )
+    for w in (0.0, 1.0):
+        of("teacher", 128, w, paired_distance=0.0, frechet_to_teacher=4.0, kernel_distance=0.01)
+        for n, distance in zip((1, 4, 8), paired, strict=True):
+            of("student", n, w, paired_distance=distance, frechet_to_teacher=5.0, kernel_distance=quality)
+        of("DPM-Solver++ on the teacher", 4, w, paired_distance=9.5, frechet_to_teacher=8.0)
+    seconds = {"teacher": 60.0, "matched": 30.0, "student": 90.0}
+    (directory / "teacher").mkdir(parents=True)
+    (directory / "teacher/manifest.json").write_text(json.dumps({"data": {"name": "fashion_mnist", "size": 16}}))
+    (directory / "results.json").write_text(json.dumps(rows))
+    hardware = {"seconds": seconds, "settings": SETTINGS, "device": "a machine", "jax": "0"}
+    (directory / "hardware.json").write_text(json.dumps(hardware))
+    return publish_table.Rows(rows)
+
+
+def test_a_target_that_is_missed_is_told(tmp_path):
+    met = lambda of: {row["target"]: row["met"] for row in publish_table.targets(of)}  # noqa: E731
+    good = met(made_up(tmp_path / "good"))
+    assert set(good.values()) == {"yes"} and len(good) == 7
+    bad = met(made_up(tmp_path / "bad", paired=(9.6, 9.7, 3.0), quality=0.1))
+    assert {target for target, answer in bad.items() if answer == "no"} == {
+        "paired distance, w = 0",
+        "paired distance, w = 1",
+        "4 steps, KD to the data, w = 0",
+        "4 steps, KD to the data, w = 1",
+        "1 step, paired distance, w = 1",
+    }
+
+
+def test_a_page_is_made_of_a_directory(tmp_path, monkeypatch):
+    monkeypatch.setattr(publish_table, "DOCS", tmp_path)
+    monkeypatch.setattr(publish_table, "readme", lambda name, text: None)
+    made_up(tmp_path / "fashion_mnist_cpu")
+    publish_table.write([tmp_path / "fashion_mnist_cpu"])
+    page = (tmp_path / "fashion_mnist.md").read_text()
+    for part in ("c0ffee", "test split", "8 samples a row", "| 1 step, paired distance, w = 1 | < DPM-Solver++"):
+        assert part in page
+    for name in ("quality", "paired", "front"):
+        assert (tmp_path / f"fashion_mnist_cpu_{name}.png").stat().st_size > 5000
+    again = Results(tmp_path / "on", tmp_path / "fashion_mnist_cpu.json", **SETTINGS)
+    assert len(again.rows) == 11
 
 
 @pytest.mark.slow

@@ -1,0 +1,310 @@
+"""docs/results/NAME.md of a table: its targets, costs, plots, rows and sheets, from the directories of its runs."""
+
+import importlib
+import itertools
+import json
+import math
+import shutil
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from experiments import tables
+from experiments.results import DOCS, markdown, read, readme, spent
+from guided_distill.files import write_json
+
+FLOOR = "half of the data"
+QUALITY, PAIRED = "kernel_distance", "paired_distance"
+DRAWN = {  # Methods in the plots, and how.
+    "student": "o-",
+    "stochastic student": "s-",
+    "single-w student": "D-",
+    "DPM-Solver++ on the teacher": "^--",
+    "DDIM on the teacher": "v--",
+    "matched": "x",
+    "teacher": "*",
+}
+COLUMNS = (
+    "method",
+    "steps",
+    "evaluations",
+    "kernel_distance",
+    "kernel_distance_error",
+    "frechet_distance",
+    "kernel_to_teacher",
+    "frechet_to_teacher",
+    "paired_distance",
+    "precision",
+    "recall",
+    "class_variance",
+)
+
+
+class Rows:
+    """The rows of a directory, by method, steps and w; means over seeds."""
+
+    def __init__(self, rows: list[dict]):
+        self.all = rows
+        self.guidance = sorted({row["guidance"] for row in rows if row["method"] == "student"})
+        self.teacher_steps = max(row["steps"] for row in rows if row["method"] == "teacher")
+
+    def get(self, method: str, steps: int, w: float) -> dict | None:
+        """The row, of the first seed."""
+        key = (method, steps, w)
+        return next((r for r in self.all if (r["method"], r["steps"], r["guidance"]) == key), None)
+
+    def teacher(self, w: float) -> dict | None:
+        """The teacher's at its many steps."""
+        return self.get("teacher", self.teacher_steps, w)
+
+    def of(self, method: str, w: float) -> list[dict]:
+        """Rows of a method at one w, by steps."""
+        return sorted((r for r in self.all if (r["method"], r["guidance"]) == (method, w)), key=lambda r: r["steps"])
+
+
+def write(directories: list[Path]) -> None:
+    """The page, its pictures, and DIR's rows as docs/results/DIR.json, from which others can go on."""
+    name = read(directories[0])[1]["settings"]["table"]
+    lines = [HEADER.format(name=name, stem=directories[0].name)]
+    for directory in directories:
+        lines += part(directory)
+    lines += [CLOSING.get(name, "")]
+    (DOCS / f"{name}.md").write_text("\n".join(lines).rstrip() + "\n")
+
+
+def part(directory: Path) -> list[str]:
+    """One budget."""
+    rows, hardware = read(directory)
+    of, stem = Rows(rows), directory.name
+    settings = hardware["settings"]
+    kept = [{key: value for key, value in row.items() if key != "taken"} for row in rows]
+    write_json(DOCS / f"{stem}.json", {"settings": settings, "hardware": hardware, "rows": kept})
+    table, planned = plan(settings)
+    manifest = json.loads((directory / "teacher" / "manifest.json").read_text())
+    floor = next(row for row in rows if row["method"] == FLOOR)
+    about = ABOUT.format(
+        data=" ".join(f"{k}={v}" for k, v in manifest["data"].items()),
+        commits=", ".join(sorted({str(row.get("commit"))[:12] for row in rows})),
+        steps=of.teacher_steps,
+        reference=settings["num_reference"] or "all",
+        half=settings["num"] // 2,
+        **{key: settings[key] for key in ("num", "seed", "features", "split")},
+    )
+    lines = [f"## {table.title}", "", about, "", f"On {spent(hardware)}.", ""]
+    lines += [
+        "### Asked beforehand",
+        "",
+        TARGETS,
+        "",
+        markdown(targets(of), ("target", "asked", "measured", "met")),
+        "",
+    ]
+    lines += ["### What training costs, and when it is paid back", "", COSTS, "", costs(planned, hardware, of), ""]
+    lines += ["### Quality against evaluations", ""]
+    for name, heading, draw in (
+        ("quality", QUALITY_TEXT, quality),
+        ("paired", PAIRED_TEXT, paired),
+        ("front", FRONT_TEXT, front),
+    ):
+        draw(of, floor, DOCS / f"{stem}_{name}.png")
+        lines += [f"![{name}]({stem}_{name}.png)", "", heading, ""]
+    lines += [
+        "### All rows",
+        "",
+        "Floor:",
+        "",
+        markdown([floor], ("method", "num", "num_reference", *COLUMNS[3:6], *COLUMNS[9:])),
+        "",
+    ]
+    more = [row for row in rows if row["method"].startswith("teacher, ")]
+    if more:
+        lines += [
+            "The teacher at more steps, on fewer samples:",
+            "",
+            markdown(more, (*COLUMNS[:3], "guidance", *COLUMNS[3:])),
+            "",
+        ]
+    for w in of.guidance:
+        here = [row for row in rows if row["guidance"] == w and row is not floor and row not in more]
+        here.sort(key=lambda row: (row["method"] != "teacher", row["method"], -row["steps"]))
+        lines += [f"#### w = {w:g}", "", markdown(here, COLUMNS), ""]
+        sheet = directory / f"sheet_w{w:g}.png"
+        if sheet.is_file():
+            shutil.copy(sheet, DOCS / f"{stem}_w{w:g}.png")
+            lines += [f"![w = {w:g}]({stem}_w{w:g}.png)", ""]
+    headline(of, stem)
+    return lines
+
+
+def plan(settings: dict) -> tuple[tables.Table, list[tables.Training]]:
+    """The table of a directory's settings, and its trainings."""
+    module = importlib.import_module(f"experiments.{settings['table']}")
+    table = module.CPU if settings["argument"] == "cpu" else module.TABLE
+    return table, tables.trainings(table, settings["argument"])
+
+
+def targets(of: Rows) -> list[dict]:
+    """What was asked of the table before it was run, and what came out."""
+    out = []
+
+    def add(target: str, asked: str, measured: str, met: bool) -> None:
+        out.append({"target": target, "asked": asked, "measured": measured, "met": "yes" if met else "no"})
+
+    for w in of.guidance:
+        values = [row[PAIRED] for row in of.of("student", w)]
+        falls = all(a > b for a, b in itertools.pairwise(values))
+        add(f"paired distance, w = {w:g}", "falls with steps", " > ".join(f"{v:.3g}" for v in values), falls)
+    for w in of.guidance:
+        teacher, row = of.teacher(w), of.get("student", 8, w)
+        if teacher and row:
+            ratio = row["frechet_to_teacher"] / teacher["frechet_to_teacher"]
+            add(f"8 steps, FD to the teacher, w = {w:g}", "<= 1.5 x the floor", f"{ratio:.3g} x", ratio <= 1.5)
+    for w in of.guidance:
+        teacher, row = of.teacher(w), of.get("student", 4, w)
+        if teacher and row:
+            error = math.hypot(row["kernel_distance_error"], 1.25 * teacher["kernel_distance_error"])
+            limit = 1.25 * teacher[QUALITY] + 2 * error
+            asked = f"<= 1.25 x the teacher's + 2 errors, {limit:.3g}" if w else "reported"
+            add(f"4 steps, KD to the data, w = {w:g}", asked, f"{row[QUALITY]:.3g}", row[QUALITY] <= limit)
+    row, solver = of.get("student", 1, 1.0), of.get("DPM-Solver++ on the teacher", 4, 1.0)
+    if row and solver:
+        add(
+            "1 step, paired distance, w = 1",
+            f"< DPM-Solver++ with 8 evaluations, {solver[PAIRED]:.3g}",
+            f"{row[PAIRED]:.3g}",
+            row[PAIRED] < solver[PAIRED],
+        )
+    more = sorted((r for r in of.all if r["method"].startswith("teacher, ")), key=lambda r: r["steps"])
+    if len(more) == 2:
+        gain, error = more[0][QUALITY] - more[1][QUALITY], math.hypot(*(r["kernel_distance_error"] for r in more))
+        asked = f"KD gains < 2 errors, {2 * error:.3g}"
+        add(f"teacher, {more[1]['steps']} steps instead of {more[0]['steps']}", asked, f"{gain:.3g}", gain < 2 * error)
+    return out
+
+
+def costs(planned: list[tables.Training], hardware: dict, of: Rows) -> str:
+    """A row for each training that was run, and for each number of steps when it is paid back."""
+    there = {training.name: training for training in planned if training.name in hardware["seconds"]}
+    work = {name: training.examples * training.forwards for name, training in there.items()}
+    rows = [
+        {
+            "run": name,
+            "examples": f"{training.examples:,}",
+            "evaluations' worth": f"{work[name] / 1e6:.3g} M",
+            "minutes": f"{hardware['seconds'][name] / 60:.1f}",
+        }
+        for name, training in there.items()
+    ]
+    lines = [markdown(rows, ("run", "examples", "evaluations' worth", "minutes")), ""]
+    distilled, each = work.get("matched", 0) + work.get("student", 0), 2 * of.teacher_steps
+    back = [
+        {
+            "steps": row["steps"],
+            "instead of": f"{each} evaluations",
+            "images": f"{math.ceil(distilled / (each - row['steps'])):,}",
+        }
+        for row in of.of("student", of.guidance[0])
+    ]
+    return "\n".join([*lines, markdown(back, ("steps", "instead of", "images"))])
+
+
+def quality(of: Rows, floor: dict, path: Path) -> None:
+    """Kernel distance to the data against evaluations."""
+    panels(of, QUALITY, "kernel distance to the data", path, floor[QUALITY])
+
+
+def paired(of: Rows, floor: dict, path: Path) -> None:
+    """Distance to the teacher's sample from the same noise against evaluations."""
+    panels(of, PAIRED, "paired distance to the teacher", path, None)
+
+
+def panels(of: Rows, metric: str, label: str, path: Path, floor: float | None) -> None:
+    """A panel for each w, a line for each method."""
+    figure = Figure(figsize=(3.1 * len(of.guidance), 3.4), dpi=100)
+    axes = figure.subplots(1, len(of.guidance), sharey=True, squeeze=False)[0]
+    for axis, w in zip(axes, of.guidance, strict=True):
+        for method, style in DRAWN.items():
+            found = [(row["evaluations"], row[metric]) for row in of.of(method, w) if row.get(metric)]
+            if found:
+                axis.plot(*zip(*found, strict=True), style, label=method, markersize=5)
+        if floor is not None:
+            axis.axhline(max(floor, 1e-4), color="grey", linestyle=":", label="the data's own")
+        axis.set_xscale("log", base=2)
+        axis.set_yscale("log")
+        axis.set(title=f"w = {w:g}", xlabel="evaluations")
+        axis.set_xticks([1, 2, 4, 8, 16, 32, 128, 256], [1, 2, 4, 8, 16, 32, 128, 256])
+        axis.grid(alpha=0.3)
+    axes[0].set_ylabel(label)
+    handles = {name: line for axis in axes for line, name in zip(*axis.get_legend_handles_labels(), strict=True)}
+    figure.legend(handles.values(), handles.keys(), loc="lower center", ncols=4, frameon=False)
+    figure.tight_layout(rect=(0, 0.14, 1, 1))
+    figure.savefig(path, facecolor="white")
+
+
+def front(of: Rows, floor: dict, path: Path) -> None:
+    """Kernel distance against recall, w rising along each line."""
+    figure = Figure(figsize=(6.4, 4.2), dpi=100)
+    axis = figure.subplots()
+    lines = {f"teacher, {2 * of.teacher_steps} evaluations": [of.teacher(w) for w in of.guidance]}
+    for n in sorted({row["steps"] for row in of.all if row["method"] == "student"}, reverse=True):
+        lines[f"student, {n}"] = [of.get("student", n, w) for w in of.guidance]
+    lines["DPM-Solver++ on the teacher, 8"] = [of.get("DPM-Solver++ on the teacher", 4, w) for w in of.guidance]
+    for label, found in lines.items():
+        points = [(row["recall"], row[QUALITY], row["guidance"]) for row in found if row]
+        if points:
+            style = {"teacher": "k*--", "DPM": "^--"}.get(label.split(",")[0].split("-")[0], "o-")
+            axis.plot([x for x, _, _ in points], [y for _, y, _ in points], style, label=label, markersize=5)
+            for x, y, w in points:
+                axis.annotate(f"{w:g}", (x, y), (3, 3), textcoords="offset points", fontsize=7, color="grey")
+    axis.set_yscale("log")
+    axis.set(xlabel="recall", ylabel="kernel distance to the data")
+    axis.grid(alpha=0.3)
+    axis.legend(fontsize=8)
+    figure.tight_layout()
+    figure.savefig(path, facecolor="white")
+
+
+def headline(of: Rows, stem: str) -> None:
+    """The README's table: w = 1, few rows; and its grid."""
+    w = 1.0
+    asked = [("teacher", of.teacher_steps), ("matched", of.teacher_steps)]
+    asked += [("student", n) for n in (16, 8, 4, 2, 1)]
+    asked += [("DPM-Solver++ on the teacher", n) for n in (8, 4, 2)] + [("DDIM on the teacher", n) for n in (8, 4, 2)]
+    found = [row for row in (of.get(*key, w) for key in asked) if row]
+    columns = (
+        "method",
+        "steps",
+        "evaluations",
+        "kernel_distance",
+        "kernel_distance_error",
+        "recall",
+        "paired_distance",
+    )
+    picture = f"\n\n![From the same noise, w = 1](docs/results/{stem}_w1.png)"
+    readme("fashion_mnist", markdown(found, columns) + picture)
+
+
+HEADER = """# {name}: the paper's table
+
+Made by `python -m experiments.publish table` from the runs of its experiment; no number is typed by hand. The rows are
+also in `{stem}.json`, from which another machine can go on (`--rows`).
+"""
+
+ABOUT = """Data: {data}. {num} samples a row, all from the same noise (seed {seed}), classes in turn, against
+{reference} images of the {split} split. Features: {features}, so distances are KD and FD of those features, not KID and
+FID; with so few samples the Fréchet distance is mostly bias, and the kernel distance, which has none, comes first. "to
+teacher" is the distance to the teacher's samples of {steps} steps from other noise: halves of {half}, crosswise, so
+that the teacher's own row is the floor. `paired distance` is to the teacher's sample from the same noise. `class
+variance` is relative to the data's. Commit {commits}. Times are as they came, on a machine with other work to do."""
+
+TARGETS = """Set before the run. With as few samples as here the kernel distance, its error beside it, stands in the
+Fréchet distance's place; the error is over subsets of samples, not over trainings."""
+
+COSTS = """Work in evaluations of the network for one example, a backward pass being two. Images: how many have to be
+drawn until stage one and stage two together have been saved, by evaluations."""
+
+QUALITY_TEXT = "Kernel distance to the test images against evaluations of the network, a panel for each w."
+PAIRED_TEXT = "Distance to the teacher's sample from the same noise, in the same units at all w."
+FRONT_TEXT = "Kernel distance against recall; along each line w rises, as the small numbers say."
+
+CLOSING = {}
