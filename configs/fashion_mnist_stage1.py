@@ -16,7 +16,7 @@ def get_config(arg: str = ""):
     config, a = base.stage_one("fashion_mnist_stage1", arg, fashion_mnist_teacher, DEFAULTS, w_min_share=0.2)
     config.network.guidance_multiplier = 10.0
     config.batch_size = 64 if a.cpu else 128
-    config.num_updates, config.save_every = (1_400, 700) if a.cpu else (20_000, 5_000)
+    config.num_updates, config.save_every = (1_400, 700) if a.cpu else (10_000, 5_000)
     config.optim.lr, config.optim.warmup, config.optim.decay = 5e-4 if a.cpu else 2e-4, 50, "cosine"
     config.ema = 0.995 if a.cpu else 0.999
     config.sampling.steps = 128 if a.cpu else 256

@@ -18,7 +18,7 @@ def get_config(arg: str = ""):
         "fashion_mnist_stage2", arg, fashion_mnist_stage1, fashion_mnist_teacher, DEFAULTS, w_share=0.2
     )
     config.batch_size = 64 if a.cpu else 128
-    config.num_updates, config.save_every = (330, 1_320) if a.cpu else (10_000, 5_000)
-    config.halving.start_steps, config.halving.last_updates_factor = (64, 4.0) if a.cpu else (256, 2.0)
+    config.num_updates, config.save_every = (330, 1_320) if a.cpu else (3_000, 5_000)
+    config.halving.start_steps, config.halving.last_updates_factor = (64, 4.0) if a.cpu else (256, 3.0)
     config.optim.lr = 5e-4 if a.cpu else 1e-4
     return base.tiny(config, 4) if a.tiny else config

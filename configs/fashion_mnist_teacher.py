@@ -20,16 +20,16 @@ def get_config(arg: str = ""):
     config.data = {"name": "fashion_mnist", "size": 16 if a.cpu else 32}
     config.network = {
         "name": "unet",
-        "channels": 16 if a.cpu else 64,
-        "channel_multipliers": (1, 2, 4) if a.cpu else (1, 2, 2),
+        "channels": 16 if a.cpu else 32,
+        "channel_multipliers": (1, 2, 4),
         "num_res_blocks": 1 if a.cpu else 2,
         "attention_resolutions": (4,) if a.cpu else (8,),
         "num_heads": 2,
         "dropout": 0.0 if a.cpu else 0.1,
     }
     config.batch_size = 64 if a.cpu else 128
-    config.num_updates, config.save_every = (5_600, 700) if a.cpu else (60_000, 5_000)
+    config.num_updates, config.save_every = (5_600, 700) if a.cpu else (30_000, 5_000)
     config.optim.lr, config.optim.warmup, config.optim.decay = 1e-3 if a.cpu else 4e-4, 100, "cosine"
-    config.ema = 0.998 if a.cpu else 0.9995
+    config.ema = 0.998 if a.cpu else 0.9993
     config.sampling.steps = 128 if a.cpu else 256
     return base.tiny(base.stand_in(config, (16, 16, 1)), 12) if a.tiny else config

@@ -3,6 +3,7 @@
 python -m experiments.publish mixture2d DIR [DIR ...]
 python -m experiments.publish digits DIR
 python -m experiments.publish table DIR [DIR ...]             a directory for each budget, of one data set
+python -m experiments.publish ablations DIR [DIR ...]         a directory for each test bed
 """
 
 import argparse
@@ -13,7 +14,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from experiments import publish_table
+from experiments import publish_ablations, publish_table
 from experiments.digits import END_ONLY
 from experiments.results import DOCS, markdown, read, readme, spent
 from guided_distill import launch
@@ -188,11 +189,13 @@ same noise. Images are clipped to [-1, 1] at every step.
 def main() -> None:
     """Writes docs/results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("experiment", choices=("mixture2d", "digits", "table"))
+    parser.add_argument("experiment", choices=("mixture2d", "digits", "table", "ablations"))
     parser.add_argument("directories", type=Path, nargs="+")
     args = parser.parse_args()
     DOCS.mkdir(parents=True, exist_ok=True)
-    {"mixture2d": mixture2d, "digits": digits, "table": publish_table.write}[args.experiment](args.directories)
+    {"mixture2d": mixture2d, "digits": digits, "table": publish_table.write, "ablations": publish_ablations.write}[
+        args.experiment
+    ](args.directories)
 
 
 if __name__ == "__main__":

@@ -279,29 +279,9 @@ def test_sizes_that_do_not_halve_are_refused():
     net = unet.UNet(out_channels=1, **{**SMALL, "channel_multipliers": (1, 1, 1)})
     with pytest.raises(UserError, match="6 x 8 inputs are not divisible by 4"):
         jax.eval_shape(net.init, jax.random.key(0), jnp.zeros((1, 6, 8, 1)), jnp.zeros(1), {})
-    with pytest.raises(UserError, match=r"8 x 12 inputs are not divisible by 8, .* 3 levels of patches of 2 x 2"):
-        jax.eval_shape(net.clone(patch=2).init, jax.random.key(0), jnp.zeros((1, 8, 12, 1)), jnp.zeros(1), {})
     with pytest.raises(UserError, match="dtype"):
         bad = net.clone(dtype="float8")
         jax.eval_shape(bad.init, jax.random.key(0), jnp.zeros((1, 8, 8, 1)), jnp.zeros(1), {})
-
-
-def test_a_network_of_patches_is_one_of_their_pixels_side_by_side():
-    """patch=2 on 8 x 8 pixels is patch=1 on 4 x 4 positions of four times the channels, with the same weights; pixel
-    (i, j) of a patch is channel 2 i + j."""
-    net, _, plain, _, time = build("unet", out_channels=4, **SHALLOW)
-    _, _, patched, _, _ = build("unet", out_channels=1, patch=2, **SHALLOW)
-    z = jax.random.normal(jax.random.key(5), (B, 4, 4, 4))
-    image = jnp.zeros((B, 8, 8, 1))
-    for i in range(2):
-        for j in range(2):
-            image = image.at[:, i::2, j::2, 0].set(z[..., 2 * i + j])
-    shapes = jax.eval_shape(net.init, jax.random.key(0), z, time, cond())["params"]
-    params = perturbed(shapes)
-    expected, found = plain(params, z, time, cond()), patched(params, image, time, cond())
-    for i in range(2):
-        for j in range(2):
-            np.testing.assert_allclose(found[:, i::2, j::2, 0], expected[..., 2 * i + j], rtol=1e-4, atol=1e-5)
 
 
 def test_lists_from_json_are_tuples_and_modules_hash():

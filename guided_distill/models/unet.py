@@ -5,7 +5,6 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-from einops import rearrange
 from flax import linen as nn
 from jaxtyping import Array, Float
 
@@ -54,10 +53,8 @@ class UNet(nn.Module):
       guidance_multiplier, time_multiplier: of w and time, before their Fourier features.
       channels, channel_multipliers: a level has their product, and half the resolution of the level before.
       num_res_blocks: a level, on the way down.
-      attention_resolutions: heights, in patches, where blocks are followed by attention, resampling ones not.
+      attention_resolutions: heights in pixels where blocks are followed by attention, resampling ones not.
       num_heads, head_dim: of the attention; `head_dim` wins if it is given.
-      patch: its patch x patch pixels are one position of the network, which has their channels side by side: p² fewer
-        positions (simple diffusion, Hoogeboom et al., arXiv:2301.11093, section 3.4). 1 is the paper's.
       dropout: rate inside the residual blocks, active iff the "dropout" rng is given.
       dtype: "float32" or "bfloat16"; parameters, norms, embeddings and the output layer are float32 always.
       remat: what the backward pass recomputes, for less memory: "none"; "dots", each block but its convolutions and
@@ -75,7 +72,6 @@ class UNet(nn.Module):
     time_multiplier: float = 1000.0
     num_heads: int = 1
     head_dim: int | None = None
-    patch: int = 1
     dropout: float = 0.0
     dtype: str = "float32"
     remat: str = "none"
@@ -124,8 +120,7 @@ class UNet(nn.Module):
 
         widths = [self.channels * multiplier for multiplier in self.channel_multipliers]
         last = len(widths) - 1
-        patches = rearrange(z, "b (h p) (w q) c -> b h w (p q c)", p=self.patch, q=self.patch)
-        h = nn.Conv(self.channels, (3, 3), dtype=self.dtype, name="conv_in")(patches)
+        h = nn.Conv(self.channels, (3, 3), dtype=self.dtype, name="conv_in")(z)
         stored = [h]
         for level, width in enumerate(widths):
             for i in range(self.num_res_blocks):
@@ -144,17 +139,14 @@ class UNet(nn.Module):
                 h = res_block(width, "up", name=f"up_{level}_resample")(h, emb)
 
         h = nn.swish(group_norm(widths[0], "norm_out")(h))
-        channels = self.patch**2 * self.out_channels
-        h = nn.Conv(channels, (3, 3), kernel_init=nn.initializers.zeros, name="conv_out")(h)
-        return rearrange(h, "b h w (p q c) -> b (h p) (w q) c", p=self.patch, q=self.patch)
+        return nn.Conv(self.out_channels, (3, 3), kernel_init=nn.initializers.zeros, name="conv_out")(h)
 
     def _check_size(self, height: int, width: int) -> None:
-        factor = self.patch * 2 ** (len(self.channel_multipliers) - 1)
+        factor = 2 ** (len(self.channel_multipliers) - 1)
         if height % factor or width % factor:
-            patches = f" of patches of {self.patch} x {self.patch}" if self.patch > 1 else ""
             raise UserError(
                 f"{height} x {width} inputs are not divisible by {factor}, the downsampling of "
-                f"{len(self.channel_multipliers)} levels{patches}; pad the data, or give fewer channel_multipliers"
+                f"{len(self.channel_multipliers)} levels; pad the data, or give fewer channel_multipliers"
             )
 
 
