@@ -72,7 +72,7 @@ def mixture2d(directories: list[Path]) -> None:
     rows, _ = read(directories[0])
     plot_mixture(rows, DOCS / "mixture2d.png")
     shown = [row for row in rows if row["method"] == "student" and row["steps"] in (1, 4)]
-    readme("mixture2d", markdown(shown, ("steps", "guidance", "distance", "ddim_distance")))
+    readme(DOCS, "mixture2d", markdown(shown, ("steps", "guidance", "distance", "ddim_distance")))
 
 
 def plot_mixture(rows: list[dict], path: Path) -> None:
@@ -131,7 +131,9 @@ def digits(directories: list[Path]) -> None:
     shown = [row for row in rows if row["method"] in order and row["guidance"] == 1 and row["steps"] in (1, 4, 64)]
     shown.sort(key=lambda r: (order.index(r["method"]), -r["steps"]))
     readme(
-        "digits", markdown(shown, ("method", "steps", "evaluations", "frechet_distance", "recall", "paired_distance"))
+        DOCS,
+        "digits",
+        markdown(shown, ("method", "steps", "evaluations", "frechet_distance", "recall", "paired_distance")),
     )
 
 

@@ -7,23 +7,12 @@ import math
 import shutil
 from pathlib import Path
 
-from matplotlib.figure import Figure
-
 from experiments import tables
 from experiments.results import DOCS, markdown, read, readme, spent
+from experiments.table_plots import PAIRED, QUALITY, Rows, front, paired, quality
 from guided_distill.files import write_json
 
 FLOOR = "half of the data"
-QUALITY, PAIRED = "kernel_distance", "paired_distance"
-DRAWN = {  # Methods in the plots, and how.
-    "student": "o-",
-    "stochastic student": "s-",
-    "single-w student": "D-",
-    "DPM-Solver++ on the teacher": "^--",
-    "DDIM on the teacher": "v--",
-    "matched": "x",
-    "teacher": "*",
-}
 COLUMNS = (
     "method",
     "steps",
@@ -40,28 +29,6 @@ COLUMNS = (
 )
 
 
-class Rows:
-    """The rows of a directory, by method, steps and w; means over seeds."""
-
-    def __init__(self, rows: list[dict]):
-        self.all = rows
-        self.guidance = sorted({row["guidance"] for row in rows if row["method"] == "student"})
-        self.teacher_steps = max(row["steps"] for row in rows if row["method"] == "teacher")
-
-    def get(self, method: str, steps: int, w: float) -> dict | None:
-        """The row, of the first seed."""
-        key = (method, steps, w)
-        return next((r for r in self.all if (r["method"], r["steps"], r["guidance"]) == key), None)
-
-    def teacher(self, w: float) -> dict | None:
-        """The teacher's at its many steps."""
-        return self.get("teacher", self.teacher_steps, w)
-
-    def of(self, method: str, w: float) -> list[dict]:
-        """Rows of a method at one w, by steps."""
-        return sorted((r for r in self.all if (r["method"], r["guidance"]) == (method, w)), key=lambda r: r["steps"])
-
-
 def write(directories: list[Path]) -> None:
     """The page, its pictures, and DIR's rows as docs/results/DIR.json, from which others can go on."""
     name = read(directories[0])[1]["settings"]["table"]
@@ -75,64 +42,52 @@ def write(directories: list[Path]) -> None:
 def part(directory: Path) -> list[str]:
     """One budget."""
     rows, hardware = read(directory)
-    of, stem = Rows(rows), directory.name
-    settings = hardware["settings"]
+    of, stem, settings = Rows(rows), directory.name, hardware["settings"]
     kept = [{key: value for key, value in row.items() if key != "taken"} for row in rows]
     write_json(DOCS / f"{stem}.json", {"settings": settings, "hardware": hardware, "rows": kept})
     table, planned = plan(settings)
-    manifest = json.loads((directory / "teacher" / "manifest.json").read_text())
     floor = next(row for row in rows if row["method"] == FLOOR)
-    about = ABOUT.format(
+    asked = markdown(targets(of), ("target", "asked", "measured", "met"))
+    lines = [f"## {table.title}", "", about(directory, of, settings), "", f"On {spent(hardware)}.", ""]
+    lines += ["### Asked beforehand", "", TARGETS, "", asked, ""]
+    lines += ["### What training costs, and when it is paid back", "", COSTS, "", costs(planned, hardware, of), ""]
+    lines += ["### Quality against evaluations", ""]
+    for name, (draw, text) in PLOTS.items():
+        draw(of, floor, DOCS / f"{stem}_{name}.png")
+        lines += [f"![{name}]({stem}_{name}.png)", "", text, ""]
+    headline(of, stem)
+    return lines + all_rows(directory, of, floor)
+
+
+def about(directory: Path, of: Rows, settings: dict) -> str:
+    """What all rows share."""
+    manifest = json.loads((directory / "teacher" / "manifest.json").read_text())
+    return ABOUT.format(
         data=" ".join(f"{k}={v}" for k, v in manifest["data"].items()),
-        commits=", ".join(sorted({str(row.get("commit"))[:12] for row in rows})),
+        commits=", ".join(sorted({str(row.get("commit"))[:12] for row in of.all})),
         steps=of.teacher_steps,
         reference=settings["num_reference"] or "all",
         half=settings["num"] // 2,
         **{key: settings[key] for key in ("num", "seed", "features", "split")},
     )
-    lines = [f"## {table.title}", "", about, "", f"On {spent(hardware)}.", ""]
-    lines += [
-        "### Asked beforehand",
-        "",
-        TARGETS,
-        "",
-        markdown(targets(of), ("target", "asked", "measured", "met")),
-        "",
-    ]
-    lines += ["### What training costs, and when it is paid back", "", COSTS, "", costs(planned, hardware, of), ""]
-    lines += ["### Quality against evaluations", ""]
-    for name, heading, draw in (
-        ("quality", QUALITY_TEXT, quality),
-        ("paired", PAIRED_TEXT, paired),
-        ("front", FRONT_TEXT, front),
-    ):
-        draw(of, floor, DOCS / f"{stem}_{name}.png")
-        lines += [f"![{name}]({stem}_{name}.png)", "", heading, ""]
-    lines += [
-        "### All rows",
-        "",
-        "Floor:",
-        "",
-        markdown([floor], ("method", "num", "num_reference", *COLUMNS[3:6], *COLUMNS[9:])),
-        "",
-    ]
-    more = [row for row in rows if row["method"].startswith("teacher, ")]
+
+
+def all_rows(directory: Path, of: Rows, floor: dict) -> list[str]:
+    """The floor, the teacher at more steps, then a table and a sheet for each w."""
+    columns = ("method", "num", "num_reference", *COLUMNS[3:6], *COLUMNS[9:])
+    lines = ["### All rows", "", "Floor:", "", markdown([floor], columns), ""]
+    more = [row for row in of.all if row["method"].startswith("teacher, ")]
     if more:
-        lines += [
-            "The teacher at more steps, on fewer samples:",
-            "",
-            markdown(more, (*COLUMNS[:3], "guidance", *COLUMNS[3:])),
-            "",
-        ]
+        found = markdown(more, (*COLUMNS[:3], "guidance", *COLUMNS[3:]))
+        lines += ["The teacher at more steps, on fewer samples:", "", found, ""]
     for w in of.guidance:
-        here = [row for row in rows if row["guidance"] == w and row is not floor and row not in more]
+        here = [row for row in of.all if row["guidance"] == w and row is not floor and row not in more]
         here.sort(key=lambda row: (row["method"] != "teacher", row["method"], -row["steps"]))
         lines += [f"#### w = {w:g}", "", markdown(here, COLUMNS), ""]
         sheet = directory / f"sheet_w{w:g}.png"
         if sheet.is_file():
-            shutil.copy(sheet, DOCS / f"{stem}_w{w:g}.png")
-            lines += [f"![w = {w:g}]({stem}_w{w:g}.png)", ""]
-    headline(of, stem)
+            shutil.copy(sheet, DOCS / f"{directory.name}_w{w:g}.png")
+            lines += [f"![w = {w:g}]({directory.name}_w{w:g}.png)", ""]
     return lines
 
 
@@ -227,62 +182,6 @@ def costs(planned: list[tables.Training], hardware: dict, of: Rows) -> str:
     return "\n".join([*lines, markdown(back, ("steps", "instead of", "images"))])
 
 
-def quality(of: Rows, floor: dict, path: Path) -> None:
-    """Kernel distance to the data against evaluations."""
-    panels(of, QUALITY, "kernel distance to the data", path, floor[QUALITY])
-
-
-def paired(of: Rows, floor: dict, path: Path) -> None:
-    """Distance to the teacher's sample from the same noise against evaluations."""
-    panels(of, PAIRED, "paired distance to the teacher", path, None)
-
-
-def panels(of: Rows, metric: str, label: str, path: Path, floor: float | None) -> None:
-    """A panel for each w, a line for each method."""
-    figure = Figure(figsize=(3.1 * len(of.guidance), 3.4), dpi=100)
-    axes = figure.subplots(1, len(of.guidance), sharey=True, squeeze=False)[0]
-    for axis, w in zip(axes, of.guidance, strict=True):
-        for method, style in DRAWN.items():
-            found = [(row["evaluations"], row[metric]) for row in of.of(method, w) if row.get(metric)]
-            if found:
-                axis.plot(*zip(*found, strict=True), style, label=method, markersize=5)
-        if floor is not None:
-            axis.axhline(max(floor, 1e-4), color="grey", linestyle=":", label="the data's own")
-        axis.set_xscale("log", base=2)
-        axis.set_yscale("log")
-        axis.set(title=f"w = {w:g}", xlabel="evaluations")
-        axis.set_xticks([1, 2, 4, 8, 16, 32, 128, 256], [1, 2, 4, 8, 16, 32, 128, 256])
-        axis.grid(alpha=0.3)
-    axes[0].set_ylabel(label)
-    handles = {name: line for axis in axes for line, name in zip(*axis.get_legend_handles_labels(), strict=True)}
-    figure.legend(handles.values(), handles.keys(), loc="lower center", ncols=4, frameon=False)
-    figure.tight_layout(rect=(0, 0.14, 1, 1))
-    figure.savefig(path, facecolor="white")
-
-
-def front(of: Rows, floor: dict, path: Path) -> None:
-    """Kernel distance against recall, w rising along each line."""
-    figure = Figure(figsize=(6.4, 4.2), dpi=100)
-    axis = figure.subplots()
-    lines = {f"teacher, {2 * of.teacher_steps} evaluations": [of.teacher(w) for w in of.guidance]}
-    for n in sorted({row["steps"] for row in of.all if row["method"] == "student"}, reverse=True):
-        lines[f"student, {n}"] = [of.get("student", n, w) for w in of.guidance]
-    lines["DPM-Solver++ on the teacher, 8"] = [of.get("DPM-Solver++ on the teacher", 4, w) for w in of.guidance]
-    for label, found in lines.items():
-        points = [(row["recall"], row[QUALITY], row["guidance"]) for row in found if row]
-        if points:
-            style = {"teacher": "k*--", "DPM": "^--"}.get(label.split(",")[0].split("-")[0], "o-")
-            axis.plot([x for x, _, _ in points], [y for _, y, _ in points], style, label=label, markersize=5)
-            for x, y, w in points:
-                axis.annotate(f"{w:g}", (x, y), (3, 3), textcoords="offset points", fontsize=7, color="grey")
-    axis.set_yscale("log")
-    axis.set(xlabel="recall", ylabel="kernel distance to the data")
-    axis.grid(alpha=0.3)
-    axis.legend(fontsize=8)
-    figure.tight_layout()
-    figure.savefig(path, facecolor="white")
-
-
 def headline(of: Rows, stem: str) -> None:
     """The README's table: w = 1, few rows; and its grid."""
     w = 1.0
@@ -300,7 +199,7 @@ def headline(of: Rows, stem: str) -> None:
         "paired_distance",
     )
     picture = f"\n\n![From the same noise, w = 1](docs/results/{stem}_w1.png)"
-    readme("fashion_mnist", markdown(found, columns) + picture)
+    readme(DOCS, "fashion_mnist", markdown(found, columns) + picture)
 
 
 HEADER = """# {name}: the paper's table
@@ -328,8 +227,10 @@ Fréchet distance's place; the error is over subsets of samples, not over traini
 COSTS = """Work in evaluations of the network for one example, a backward pass being two. Images: how many have to be
 drawn until stage one and stage two together have been saved, by evaluations."""
 
-QUALITY_TEXT = "Kernel distance to the test images against evaluations of the network, a panel for each w."
-PAIRED_TEXT = "Distance to the teacher's sample from the same noise, in the same units at all w."
-FRONT_TEXT = "Kernel distance against recall; along each line w rises, as the small numbers say."
+PLOTS = {
+    "quality": (quality, "Kernel distance to the test images against evaluations of the network, a panel for each w."),
+    "paired": (paired, "Distance to the teacher's sample from the same noise, in the same units at all w."),
+    "front": (front, "Kernel distance against recall; along each line w rises, as the small numbers say."),
+}
 
 CLOSING = {}

@@ -151,9 +151,9 @@ def spent(hardware: dict) -> str:
     return f"{hardware['device']}, jax {hardware['jax']}; minutes of training: {parts}"
 
 
-def readme(name: str, text: str) -> None:
-    """Puts a text, a table say, between its marks in the README, where they are."""
-    path = DOCS.parents[1] / "README.md"
+def readme(docs: Path, name: str, text: str) -> None:
+    """Puts a text, a table say, between its marks in the README two folders above `docs`, where they are."""
+    path = docs.parents[1] / "README.md"
     begin, end = f"<!-- {name} -->\n", f"\n<!-- end of {name} -->"
     if path.is_file() and begin in path.read_text():
         before, _, rest = path.read_text().partition(begin)

@@ -5,7 +5,8 @@ import sys
 
 import pytest
 
-from experiments import demo, digits, mixture2d, publish
+from experiments import ablations, demo, digits, mixture2d, publish, publish_ablations
+from guided_distill.errors import UserError
 
 
 def run(module, monkeypatch, *arguments):
@@ -49,6 +50,30 @@ def test_mixture2d_measures_against_the_exact_flow(tmp_path, monkeypatch, capsys
         "| ADJACENT | 0.2 |" in (tmp_path / "docs" / "mixture2d.md").read_text()
         and (tmp_path / "docs" / "mixture2d.png").exists()
     )
+
+
+@pytest.mark.slow
+def test_ablations_train_what_is_missing_and_are_made_a_page(tmp_path, monkeypatch, capsys):
+    names = "the method,prediction x,single w = 1,no stage one,steps before guidance,quartering"
+    command = (ablations, monkeypatch, "--on=mixture2d", f"--workdir={tmp_path / 'a'}", "--tiny", "--seeds=0,1")
+    run(*command, f"--only={names}")
+    rows = json.loads((tmp_path / "a/results.json").read_text())
+    of = lambda name: {(row["steps"], row["guidance"]) for row in rows if row["method"] == name}  # noqa: E731
+    assert {row["method"] for row in rows} == set(names.split(",")) and {row["seed"] for row in rows} == {0, 1}
+    assert of("the method") == of("quartering") == {(n, w) for n in (1, 4, 16) for w in (0, 1, 4)}
+    assert of("single w = 1") == {(1, 1), (4, 1), (16, 1)} and {n for n, _ in of("steps before guidance")} == {1, 4}
+    manifest = json.loads((tmp_path / "a/seed0/plain 1 of steps before guidance/manifest.json").read_text())
+    assert manifest["guidance"] == {"kind": "external", "interval": None} and manifest["factor"] == 2
+    assert json.loads((tmp_path / "a/seed0/student of quartering/manifest.json").read_text())["factor"] == 4
+    capsys.readouterr()
+    run(*command, f"--only={names}")
+    assert "update" not in capsys.readouterr().out
+    with pytest.raises(UserError, match=r"quarting.*quartering"):
+        run(*command, "--only=quarting")
+    monkeypatch.setattr(publish_ablations, "DOCS", tmp_path)
+    run(publish, monkeypatch, "ablations", tmp_path / "a")
+    page = (tmp_path / "ablations.md").read_text()
+    assert "| rounds | quartering | " in page and "±" in page and " x)" in page
 
 
 @pytest.mark.long

@@ -262,16 +262,21 @@ def test_a_target_that_is_missed_is_told(tmp_path):
 
 
 def test_a_page_is_made_of_a_directory(tmp_path, monkeypatch):
-    monkeypatch.setattr(publish_table, "DOCS", tmp_path)
-    monkeypatch.setattr(publish_table, "readme", lambda name, text: None)
+    docs = tmp_path / "docs" / "results"
+    docs.mkdir(parents=True)
+    (tmp_path / "README.md").write_text("before <!-- fashion_mnist -->\nold\n<!-- end of fashion_mnist --> after")
+    monkeypatch.setattr(publish_table, "DOCS", docs)
     made_up(tmp_path / "fashion_mnist_cpu")
     publish_table.write([tmp_path / "fashion_mnist_cpu"])
-    page = (tmp_path / "fashion_mnist.md").read_text()
+    headline = (tmp_path / "README.md").read_text()
+    assert headline.startswith("before") and headline.endswith("after") and "| student | 1 |" in headline
+    assert "old" not in headline
+    page = (docs / "fashion_mnist.md").read_text()
     for part in ("c0ffee", "test split", "8 samples a row", "| 1 step, paired distance, w = 1 | < DPM-Solver++"):
         assert part in page
     for name in ("quality", "paired", "front"):
-        assert (tmp_path / f"fashion_mnist_cpu_{name}.png").stat().st_size > 5000
-    again = Results(tmp_path / "on", tmp_path / "fashion_mnist_cpu.json", **SETTINGS)
+        assert (docs / f"fashion_mnist_cpu_{name}.png").stat().st_size > 5000
+    again = Results(tmp_path / "on", docs / "fashion_mnist_cpu.json", **SETTINGS)
     assert len(again.rows) == 11
 
 

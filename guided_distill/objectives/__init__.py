@@ -35,13 +35,16 @@ def conditions(batch: Mapping[str, Array]) -> dict[str, Array]:
     return {name: value for name, value in batch.items() if name != "x"}
 
 
+def require_probability(dropout: float) -> None:
+    """Raises `ValueError` for what is no probability."""
+    if not 0 <= dropout <= 1:
+        raise ValueError(f"dropout {dropout} is no probability")
+
+
 def dropped(
     key: Key[Array, ""], cond: Mapping[str, Array], null: Mapping[str, Any], probability: float
 ) -> dict[str, Array]:
-    """cond with the entries of `null` in the place of its own for a share of the examples ({}: for none). Raises
-    `ValueError` for what is no probability."""
-    if not 0 <= probability <= 1:
-        raise ValueError(f"dropout {probability} is no probability")
+    """cond with the entries of `null` in the place of its own for a share of the examples ({}: for none)."""
     out = dict(cond)
     for name, value in null.items():
         entry = cond[name]

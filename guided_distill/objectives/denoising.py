@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import jax
 
-from guided_distill.objectives import Objective, conditions, diffuse, dropped, uniform_times
+from guided_distill.objectives import Objective, conditions, diffuse, dropped, require_probability, uniform_times
 from guided_distill.prediction import Prediction
 from guided_distill.schedules import Schedule
 from guided_distill.weighting import Weighting, weighted_error
@@ -15,6 +15,8 @@ ROLE = "teacher"
 def make(schedule: Schedule, weighting: Weighting, null: Mapping, dropout: float = 0.1) -> Objective:
     """E over x, c, t ~ U[0, 1] of weight(logsnr) ||x(z_t, c) - x||²; c becomes `null` ({} = unconditional) with
     probability `dropout`."""
+
+    require_probability(dropout)
 
     def objective(key, nets, batch, num_steps):
         x = batch["x"]

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from guided_distill.objectives import Objective, conditions, diffuse, draw_guidance, dropped
+from guided_distill.objectives import Objective, conditions, diffuse, draw_guidance, dropped, require_probability
 from guided_distill.prediction import from_step
 from guided_distill.samplers import recombine
 from guided_distill.schedules import Schedule, to_clean
@@ -40,6 +40,7 @@ def make(
     unguided) and is not clipped. c becomes `null` with probability `dropout`: for a chain that is to be guided
     afterwards.
     """
+    require_probability(dropout)
     stride = 2 if stochastic else 1
 
     def objective(key, nets, batch, num_steps):
