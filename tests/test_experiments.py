@@ -53,27 +53,49 @@ def test_mixture2d_measures_against_the_exact_flow(tmp_path, monkeypatch, capsys
 
 
 @pytest.mark.slow
-def test_ablations_train_what_is_missing_and_are_made_a_page(tmp_path, monkeypatch, capsys):
-    names = "the method,prediction x,single w = 1,no stage one,steps before guidance,quartering"
-    command = (ablations, monkeypatch, "--on=mixture2d", f"--workdir={tmp_path / 'a'}", "--tiny", "--seeds=0,1")
-    run(*command, f"--only={names}")
-    rows = json.loads((tmp_path / "a/results.json").read_text())
-    of = lambda name: {(row["steps"], row["guidance"]) for row in rows if row["method"] == name}  # noqa: E731
-    assert {row["method"] for row in rows} == set(names.split(",")) and {row["seed"] for row in rows} == {0, 1}
-    assert of("the method") == of("quartering") == {(n, w) for n in (1, 4, 16) for w in (0, 1, 4)}
-    assert of("single w = 1") == {(1, 1), (4, 1), (16, 1)} and {n for n, _ in of("steps before guidance")} == {1, 4}
-    manifest = json.loads((tmp_path / "a/seed0/plain 1 of steps before guidance/manifest.json").read_text())
-    assert manifest["guidance"] == {"kind": "external", "interval": None} and manifest["factor"] == 2
-    assert json.loads((tmp_path / "a/seed0/student of quartering/manifest.json").read_text())["factor"] == 4
+def test_ablations_train_what_is_missing(tmp_path, monkeypatch, capsys):
+    command = (ablations, monkeypatch, "--on=mixture2d", f"--workdir={tmp_path}", "--tiny", "--seeds=2")
+    run(*command, "--only=steps before guidance")
+    rows = json.loads((tmp_path / "results.json").read_text())
+    assert {(row["steps"], row["guidance"]) for row in rows} == {(n, w) for n in (1, 4) for w in (0, 1, 4)}
+    manifest = json.loads((tmp_path / "seed2/plain 1 of steps before guidance/manifest.json").read_text())
+    assert manifest["guidance"] == {"kind": "external", "interval": None} and manifest["seed"] == 2
     capsys.readouterr()
-    run(*command, f"--only={names}")
+    run(*command, "--only=steps before guidance")
     assert "update" not in capsys.readouterr().out
     with pytest.raises(UserError, match=r"quarting.*quartering"):
         run(*command, "--only=quarting")
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("bed", ["mixture2d", "digits"])
+def test_all_ablations_run_on_both_beds(bed, tmp_path, monkeypatch):
+    run(ablations, monkeypatch, f"--on={bed}", f"--workdir={tmp_path}", "--tiny", "--seeds=0")
+    rows = json.loads((tmp_path / "results.json").read_text())
+    assert {row["method"] for row in rows} == {v.name for v in ablations.variants(10, 64, bed == "digits")}
+    of = lambda name: {(row["steps"], row["guidance"]) for row in rows if row["method"] == name}  # noqa: E731
+    assert of("the method") == of("quartering") == {(n, w) for n in (1, 4, 16) for w in (0, 1, 4)}
+    assert of("single w = 1") == {(1, 1), (4, 1), (16, 1)} and of("w up to 2") == {
+        (n, w) for n in (1, 4, 16) for w in (0, 1)
+    }
+
+
+def test_ablations_are_made_a_page(tmp_path, monkeypatch):
+    key = {"sampler": "ddim", "steps": 4, "evaluations": 4, "guidance": 1.0, "commit": "c0ffee"}
+    values = {"the method": (0.1, 0.3), "quartering": (0.3, 0.5)}
+    rows = [
+        {**key, "method": name, "question": "rounds" if name == "quartering" else "", "seed": seed, "distance": value}
+        for name, found in values.items()
+        for seed, value in enumerate(found)
+    ]
+    (tmp_path / "results.json").write_text(json.dumps(rows))
+    hardware = {"settings": {"on": "mixture2d"}, "seconds": {"a": 5400.0}, "device": "a machine", "jax": "0"}
+    (tmp_path / "hardware.json").write_text(json.dumps(hardware))
     monkeypatch.setattr(publish_ablations, "DOCS", tmp_path)
-    run(publish, monkeypatch, "ablations", tmp_path / "a")
+    run(publish, monkeypatch, "ablations", tmp_path)
     page = (tmp_path / "ablations.md").read_text()
-    assert "| rounds | quartering | " in page and "±" in page and " x)" in page
+    assert "|  | the method | 0.2 ± 0.14 |" in page and "| rounds | quartering | 0.4 ± 0.14 (2 x) |" in page
+    assert "Seeds 0, 1; commit c0ffee. On a machine, jax 0; 1.5 hours" in page
 
 
 @pytest.mark.long
