@@ -1,7 +1,7 @@
 """Stage one on Fashion-MNIST: one student for all w in [0, 4]. All settings are our own.
 
-    python main.py --config=configs/fashion_mnist_stage1.py         (about 0.1 A100 hours, estimated)
-    python main.py --config=configs/fashion_mnist_stage1.py:cpu     (2 CPU cores, 4 minutes)
+    python main.py --config=configs/fashion_mnist_stage1.py         (about 0.02 A100 hours, estimated)
+    python main.py --config=configs/fashion_mnist_stage1.py:cpu     (2 CPU cores, 7 minutes)
 
 A fifth of the draws is at w = 0, the edge of the range. Arguments: tiny, cpu (16 x 16), w=1 (single-w student).
 """
