@@ -268,6 +268,24 @@ def test_a_teacher_may_be_guided_in_an_interval_only(digits):
         assert bool(jax.numpy.all(a == b)) == same
 
 
+def test_steps_may_be_halved_before_guidance_is_learned(digits):
+    """A plain chain of all classes and the null class is guided from outside; a student is matched to it at its own
+    times."""
+    config = digits_stage2.get_config("tiny")
+    config.objective.update({"dropout": 0.2, "w_max": 0.0, "w_min_share": 0.0})
+    config.sampling.guidance = 0.0
+    stage = build(config, digits / "teacher")
+    assert stage.manifest["guidance"] == {"kind": "external", "interval": None}
+    assert stage.steps[0] is stage.steps[1] and "embed_guidance" in stage.manifest["network"]["args"]
+    assert not stage.manifest["network"]["args"]["embed_guidance"]
+    config.objective.w_max = 2.0
+    with pytest.raises(UserError, match="that know no w, to be guided afterwards"):
+        build(config, digits / "teacher")
+    config = digits_stage1.get_config("tiny")
+    config.objective.grid = 1
+    assert build(config, digits / "stage2").manifest["guidance"] == {"kind": "embedded", "range": [0.0, 4.0]}
+
+
 def test_a_halved_chain_is_no_teacher(digits):
     with pytest.raises(UserError, match=r"chain halved to 1 steps.*grid=1"):
         build(digits_stage1.get_config("tiny"), digits / "stage2")

@@ -52,7 +52,7 @@ def test_mixture2d_measures_against_the_exact_flow(tmp_path, monkeypatch, capsys
     )
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_ablations_train_what_is_missing(tmp_path, monkeypatch, capsys):
     command = (ablations, monkeypatch, "--on=mixture2d", f"--workdir={tmp_path}", "--tiny", "--seeds=2")
     run(*command, "--only=steps before guidance")
