@@ -85,7 +85,7 @@ class ResBlock(nn.Module):
 
 
 def attend(
-    q: Float[Array, "b l n d"], k: Float[Array, "b l n d"], v: Float[Array, "b l n d"]
+    q: Float[Array, "b l n d"], k: Float[Array, "b m n d"], v: Float[Array, "b m n d"]
 ) -> Float[Array, "b l n d"]:
     """softmax(q kᵀ / sqrt(d)) v, by cuDNN's fused kernel where there is one: on GPUs, in 16 bits, for heads of up to
     128."""
