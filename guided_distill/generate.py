@@ -36,15 +36,16 @@ class Generator:
         self.mesh = parallel.make_mesh() if mesh is None else mesh
         self._programs: dict[tuple[str, bool, bool], Callable] = {}
         self._bind, self._codec, self._clip = bind, codec, clip
+        self._codec_weights = jax.device_put(codec.weights, NamedSharding(self.mesh, PartitionSpec()))
         self.images_per_second: float | None = None
 
     def _program(self, sampler: str, encode: bool, clip: bool) -> Callable:
-        def run(params, seed, z, indices, cond, logsnrs):
+        def run(params, codec_weights, seed, z, indices, cond, logsnrs):
             denoise, keys = self._bind(params), streams.keys(seed, "sampler", indices)
             if clip and not encode:
                 denoise = clipped(denoise)
             end = samplers.sample(keys, denoise, samplers.get(sampler), z, cond, logsnrs)
-            return end if encode else self._codec.decode(end)
+            return end if encode else self._codec.bind(codec_weights).decode(end)
 
         everywhere = NamedSharding(self.mesh, PartitionSpec())  # So that every process has all images.
         return self._programs.setdefault((sampler, encode, clip), jax.jit(run, out_shardings=everywhere))
@@ -76,7 +77,8 @@ class Generator:
                 {"z": z[rows], "index": indices[rows], **{k: v[rows] for k, v in cond.items()}}, self.mesh
             )
             z_part, index = part.pop("z"), part.pop("index")
-            out.append(program(params, np.uint32(seed & 0xFFFFFFFF), z_part, index, part, np.asarray(logsnrs)))
+            at = np.uint32(seed & 0xFFFFFFFF), z_part, index, part, np.asarray(logsnrs)
+            out.append(program(params, self._codec_weights, *at))
             if start == 0:
                 out[0].block_until_ready()
                 clock = time.perf_counter()

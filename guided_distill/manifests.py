@@ -43,7 +43,7 @@ def describe(
         "data": data_set,
         "data_note": info.note,
         "schedule": {"name": schedule["name"], **dataclasses.asdict(schedules.make(**schedule))},
-        "codec": codec,
+        "codec": codec | dict(code.pin),
         "shape": list(info.shape),
         "code_shape": list(code.shape(info.shape)),
         "num_classes": info.num_classes,

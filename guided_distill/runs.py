@@ -290,7 +290,8 @@ class Run:
         steps = self.default_steps() if steps is None else steps
         cond, weights = self._cond(num, guidance, labels), self._weights_for(steps)
         images = _checked(images, (num, *self.manifest["shape"]), "images")
-        z = np.asarray(self.codec.encode(jnp.asarray(images)))
+        starts = range(0, num, batch_size)
+        z = np.concatenate([self.codec.encode(jnp.asarray(images[k : k + batch_size])) for k in starts])
         grid = schedules.encoding_grid(self.schedule, steps)
         return self._generator(
             weights, "ddim", z, cond, grid, seed=0, indices=np.arange(num), batch_size=batch_size, encode=True

@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from guided_distill import (
@@ -103,7 +104,8 @@ def build(
     guided = manifest["guidance"]["kind"] == "embedded"
     source, loop, layout = load_data(**manifest["data"]), make_loop(keys), make_layout(keys)
     bound = teacher.bind(guided, keys.part("compute").take("dtype")) if teacher else None
-    ingredients = gather(keys, manifest, role, bound, plan, loop, source.info)
+    code = codecs.load(**manifest["codec"])
+    ingredients = gather(keys, manifest, role, bound, plan, loop, source.info, code)
     optimiser = ingredients.optimiser
     require_calls_fit(loop, plan)
     require_golden(loop, kind, teacher)
@@ -121,11 +123,11 @@ def build(
         source=source,
         rounds=plan,
         layout=layout,
-        abstract=lambda: jax.eval_shape(init, teacher.abstract(guided) if teacher else {}),
-        leaves=lambda layout: teacher.leaves(guided, layout) if teacher else {},
+        abstract=lambda: jax.eval_shape(init, (teacher.abstract(guided) if teacher else {}) | named(code)),
+        leaves=lambda layout: (teacher.leaves(guided, layout) if teacher else {}) | codec_leaves(code, layout),
         init=init,
         promote=lambda current: state.promote(current, optimiser),
-        steps=make_steps(ingredients, manifest, teacher),
+        steps=make_steps(ingredients, manifest, teacher, code),
     )
 
 
@@ -137,6 +139,7 @@ def gather(
     plan: rounds.Rounds,
     loop: Loop,
     info: data.Info,
+    code: codecs.Codec,
 ) -> train_step.Ingredients:
     """What the step is made of."""
     optim, kind = keys.part("optim"), manifest["objective"]
@@ -144,7 +147,7 @@ def gather(
         objective=make_objective(kind, keys, manifest) if role != "exact" else None,
         student=bind_student(manifest, role),
         teacher=teacher,
-        encode=codecs.load(**manifest["codec"]).encode,
+        encode=code.encode,
         learning_rate=rounds.learning_rate(plan, *(optim.take(name) for name in ("lr", "warmup", "decay"))),
         optimiser=optim.call(train_step.optimiser, but=("lr", "warmup", "decay")),
         rounds=plan,
@@ -153,6 +156,7 @@ def gather(
         dropout=role == "teacher",
         flip=info.flip,
         accumulate=loop.accumulate,
+        draws=code.draws,
     )
 
 
@@ -249,8 +253,36 @@ def bind_student(manifest: Mapping[str, Any], role: str) -> Callable:
     return lambda params, dropout_key: bind(params)
 
 
+def named(code: codecs.Codec) -> dict[str, Any]:
+    """The codec's weights as they are among the frozen ones, if it has any."""
+    return {} if code.weights is None else {state.CODEC: code.weights}
+
+
+def codec_leaves(code: codecs.Codec, layout: parallel.Layout) -> dict[str, Any]:
+    """The same, brought to where the state holds them; copies, since the state is donated."""
+    weights = named(code)
+    shardings = layout.shardings({"teacher": weights})["teacher"]  # By the paths that they have in a state.
+    put = lambda leaf, at: jax.make_array_from_callback(leaf.shape, at, lambda part: np.array(leaf[part]))  # noqa: E731
+    return jax.tree.map(put, weights, shardings)
+
+
+def make_step(ingredients: train_step.Ingredients, code: codecs.Codec) -> Callable:
+    """The step function; the codec's weights are those that the state holds."""
+    if code.weights is None:
+        return train_step.make(ingredients)
+
+    def step(current: state.TrainState, batch: Mapping[str, Any]) -> tuple[state.TrainState, dict[str, jax.Array]]:
+        encode = code.bind(current.teacher[state.CODEC]).encode
+        return train_step.make(dataclasses.replace(ingredients, encode=encode))(current, batch)
+
+    return step
+
+
 def make_steps(
-    ingredients: train_step.Ingredients, manifest: Mapping[str, Any], teacher: teachers.Teacher | None
+    ingredients: train_step.Ingredients,
+    manifest: Mapping[str, Any],
+    teacher: teachers.Teacher | None,
+    code: codecs.Codec,
 ) -> tuple[Callable, Callable]:
     """Step functions of the first round and of those after a promotion: one and the same if the teacher is what the
     student will be."""
@@ -258,8 +290,8 @@ def make_steps(
     same = teacher and teacher.other is None and meaning(teacher.manifest) == meaning(manifest)
     same = same and (manifest["guidance"]["kind"] != "embedded" or teacher.manifest["guidance"]["kind"] != "external")
     if same:
-        return (train_step.make(later),) * 2
-    return train_step.make(ingredients), train_step.make(later)
+        return (make_step(later, code),) * 2
+    return make_step(ingredients, code), make_step(later, code)
 
 
 def meaning(manifest: Mapping[str, Any]) -> tuple[Any, ...]:

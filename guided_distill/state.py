@@ -10,6 +10,8 @@ import optax
 from guided_distill.errors import UserError
 
 Params = Any
+CODEC = "codec"
+"""Under which name the codec's weights are among the frozen ones, where it has any."""
 
 
 @flax.struct.dataclass
@@ -27,6 +29,10 @@ class TrainState:
     teacher: Any  # dict[str, Params]
     skipped: Any  # int32 [2]: updates left out for not being finite, in all and the last in a row
 
+    def teacher_of(self, weights: dict[str, Params]) -> dict[str, Params]:
+        """What `teacher` is with another teacher's weights: those of the codec, where it has any, stay."""
+        return weights | {name: kept for name, kept in self.teacher.items() if name == CODEC}
+
 
 def create(
     params: dict[str, Params], teacher: dict[str, Params], optimiser: optax.GradientTransformation, keep_ema: bool
@@ -41,7 +47,7 @@ def promote(state: TrainState, optimiser: optax.GradientTransformation) -> Train
     """The next round: the student's raw weights become the teacher, the optimiser restarts (PD, algorithm 2). The step
     goes on."""
     return state.replace(
-        teacher={"teacher": jax.tree.map(jnp.copy, state.params["student"])},
+        teacher=state.teacher_of({"teacher": jax.tree.map(jnp.copy, state.params["student"])}),
         opt_state=optimiser.init(state.params),
         ema=None if state.ema is None else jax.tree.map(jnp.copy, state.params),
     )

@@ -23,7 +23,7 @@ class Ingredients:
     """What a step is made of; nothing in here is trained.
 
     `student(params, dropout_key or None)` and `teacher(teacher leaves)` give Denoisers; `encode` takes images in [-1,
-    1] to what is diffused.
+    1] to what is diffused, and if it `draws` a key beside them.
     """
 
     objective: Objective | None
@@ -38,6 +38,7 @@ class Ingredients:
     dropout: bool = False
     flip: bool = False
     accumulate: int = 1
+    draws: bool = False
 
 
 def optimiser(
@@ -155,7 +156,8 @@ def prepare(of: Ingredients, batch: Mapping[str, Any], draw: Array) -> dict[str,
     if of.flip:
         chosen = jax.random.bernoulli(streams.key(of.seed, "flip", draw), 0.5, (x.shape[0], 1, 1, 1))
         x = jnp.where(chosen, x[:, :, ::-1], x)
-    return {**batch, "x": of.encode(to_float(x))}
+    key = (streams.key(of.seed, "encode", draw),) if of.draws else ()
+    return {**batch, "x": of.encode(to_float(x), *key)}
 
 
 def moving_average(ema: Any, params: Any, decay: float, done: Array) -> Any:

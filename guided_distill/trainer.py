@@ -115,7 +115,7 @@ def begin(
         shardings = layout.shardings(abstract)
         return jax.jit(stage.init, out_shardings=shardings, donate_argnums=0)(stage.leaves(layout)), 0
     if newest > stage.rounds.ends[0]:  # Promoted since: the teacher is a student of this run.
-        abstract = abstract.replace(teacher={"teacher": abstract.params["student"]})
+        abstract = abstract.replace(teacher=abstract.teacher_of({"teacher": abstract.params["student"]}))
     state, position = checkpoints.restore(layout.place(abstract), newest)
     if position != newest:
         raise UserError(f"checkpoint {newest} of {checkpoints.dir} is at batch {position}: it is not from this trainer")

@@ -109,7 +109,10 @@ def test_every_data_set(name):
 
 @pytest.mark.parametrize("name", plugins.names("codecs"))
 def test_every_codec_returns_what_it_encodes(name):
-    codec = codecs.load(name)
+    try:
+        codec = codecs.load(name)
+    except UserError as error:  # A network, whose weights are given by path.
+        pytest.skip(str(error))
     x = jax.random.uniform(jax.random.key(0), (2, 8, 8, 3), minval=-1.0)
     code = codec.encode(x)
     assert code.shape[1:] == codec.shape(x.shape[1:])

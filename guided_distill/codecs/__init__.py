@@ -2,7 +2,7 @@
 pixel space."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -13,12 +13,26 @@ from guided_distill.plugins import resolve
 
 class Codec(NamedTuple):
     """`encode`: float32 images in [-1, 1] (or points) -> what is diffused; `decode`: back; `shape`: of an example -> of
-    its code; `clip`: whether codes are bounded by [-1, 1], so that samplers may clip to it."""
+    its code; `clip`: whether codes are bounded by [-1, 1], so that samplers may clip to it.
+
+    A codec that is a network has `weights`, which a compiled program has to be given as an argument, lest they become
+    constants of it: inside of the program, `bind(weights)` is the codec. `draws`: `encode` takes a key beside images
+    where it is to draw codes, as in training; without one it does not draw. `pin`: arguments of `make` that tell its
+    weights from all others, which manifests add to those that a config has.
+    """
 
     encode: Callable
     decode: Callable
     shape: Callable[[tuple[int, ...]], tuple[int, ...]]
     clip: bool
+    weights: Any = None
+    binder: Callable[[Any], "Codec"] | None = None
+    draws: bool = False
+    pin: tuple[tuple[str, str], ...] = ()
+
+    def bind(self, weights: Any) -> "Codec":
+        """The same codec, by these weights: what `weights` holds, wherever it lives, or is traced."""
+        return self if self.binder is None else self.binder(weights)
 
 
 def load(name: str, **arguments) -> Codec:
