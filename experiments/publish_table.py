@@ -49,6 +49,7 @@ def part(directory: Path) -> list[str]:
     floor = next(row for row in rows if row["method"] == FLOOR)
     asked = markdown(targets(of), ("target", "asked", "measured", "met"))
     lines = [f"## {table.title}", "", about(directory, of, settings), "", f"On {spent(hardware)}.", ""]
+    lines += missing(of, tables.rows(table, planned))
     lines += ["### Asked beforehand", "", TARGETS, "", asked, ""]
     lines += ["### What training costs, and when it is paid back", "", COSTS, "", costs(planned, hardware, of), ""]
     lines += ["### Quality against evaluations", ""]
@@ -70,6 +71,18 @@ def about(directory: Path, of: Rows, settings: dict) -> str:
         half=settings["num"] // 2,
         **{key: settings[key] for key in ("num", "seed", "features", "split")},
     )
+
+
+def missing(of: Rows, planned: list[tables.Row]) -> list[str]:
+    """What is planned and not measured yet, if anything."""
+    lacking: dict[str, set[float]] = {}
+    for row in planned:
+        if of.get(row.method, row.steps, row.guidance) is None:
+            lacking.setdefault(row.method, set()).add(row.guidance)
+    if not lacking:
+        return []
+    told = (f"{method} (w = {', '.join(f'{w:g}' for w in sorted(found))})" for method, found in lacking.items())
+    return [f"Not measured yet: {'; '.join(told)}.", ""]
 
 
 def all_rows(directory: Path, of: Rows, floor: dict) -> list[str]:
