@@ -8,13 +8,17 @@ key is read by `guided_distill.stages` or the trainer; one that nobody reads is 
 - `save_every`, `log_every`, `sample_every` (0: at the end of rounds only), in updates; `eval_num` samples (0: off)
 - `golden`: a frozen set that a student answers after every round (docs/golden.md); "auto": its first teacher's, made
   where there is none; "": off
-- `data`, `codec`, `schedule`, `network`: {name, its arguments}; "inherit": as the teacher has it
+- `data`, `codec`, `schedule`, `network`: {name, its arguments}; "inherit": as the teacher has it; the codec "as_data":
+  the one that the data were encoded by (`data encode`)
 - `prediction`: x, eps, v or both; `time_input`: u, index or logsnr
 - `objective`: {name, its arguments, weighting: {name, max_logsnr}}
 - `optim`: {name: adam | adamw, lr, warmup (updates), decay: constant | linear | cosine, within each round, clip, ...}
 - `ema`: decay of the moving average; 0 is off
 - `compute`: {dtype: float32 | bfloat16, remat: none | dots | full ("": as the network has them; parameters are float32
   always), accumulate: parts that a batch is computed in, updates_per_call of the device}
+- `channels`: what a network is shown beside z, ("mask", "image") or ("image",) (docs/editing.md); `image_dropout`:
+  share of the examples that are not shown their image; `objective.image_range`: of guidance by the image
+- `start`, `start_command`: a run whose weights a teacher begins with
 - `mesh`: {data, fsdp, tensor} devices along each, -1 is what is left
 - `sharding`: (pattern, rule) pairs, of which a leaf of the state takes the first that is found in its path; rules:
   fsdp | replicate | columns | rows (docs/scale.md)
@@ -22,7 +26,7 @@ key is read by `guided_distill.stages` or the trainer; one that nobody reads is 
 - `max_skipped`: updates in a row that may be left out for not being finite; `wandb`: project to track in, "": none
 - `sampling`: what is recommended to users, {sampler, steps, guidance}; guidance is w, 0 is off
 - `halving`: {start_steps (the first teacher's), end_steps, factor (of steps a round: 4 is quartering),
-  last_updates_factor (for N = 2 and 1)}
+  last_updates_factor (for N <= last_from, 2 unless it is said)}
 - `teacher`: its run directory; `teacher_unconditional`: a second one to guide it by ("": none)
 """
 
@@ -227,6 +231,20 @@ def stand_in(config: ConfigDict, shape: tuple[int, int, int]) -> ConfigDict:
     """`tiny` needs no data: pictures that are made here take its place."""
     config.data = ConfigDict({"name": "synthetic", "shape": shape, "num_classes": 10})
     return tiny_unet(config)
+
+
+def stand_in_codes(config: ConfigDict, shape: tuple[int, int, int], text: tuple[int, int] = ()) -> ConfigDict:
+    """Codes of a codec that are made here, with classes or the states of captions: neither data nor codec is needed."""
+    config.data = ConfigDict({"name": "synthetic", "shape": shape, "num_classes": 10, "text": text})
+    config.codec = ConfigDict({"name": "identity"})
+    return config
+
+
+def tiny_latent_unet(config: ConfigDict) -> ConfigDict:
+    """A latent teacher's U-Net with as little in it as possible."""
+    config.network = ConfigDict({"name": "latent_unet", "channels": 8, "channel_multipliers": (1, 2), "groups": 4})
+    config.network.attention_downsampling, config.network.num_res_blocks, config.network.num_heads = (2,), 1, 2
+    return config
 
 
 def chain(name: str, arguments: str, stages: dict[str, ConfigDict]) -> ConfigDict:

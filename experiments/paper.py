@@ -1,6 +1,7 @@
 """A paper's table with our numbers beside it: DIR/paper.md, and the same on the screen.
 
-A difference is taken only of like with like: FID is Inception-v3 with its standard weights, on the data set itself.
+A difference is taken only of like with like: FID is Inception-v3 with its standard weights, on the data set itself, as
+many samples, the same w.
 Where a cell is empty, it says what is missing.
 """
 
@@ -10,13 +11,15 @@ from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean, stdev
 from typing import Any, NamedTuple
 
+from rich.console import Console
 from rich.markup import escape
 from rich.table import Table as Printed
 from scipy import stats
 
 from experiments.published import Figure
 
-KEYS = {"FID": "frechet_distance", "IS": "inception_score"}
+KEYS = {"FID": "frechet_distance", "IS": "inception_score", "CLIP": "clip_score"}
+UNITS = {"CLIP": 0.01}  # Papers print the cosine; our score is of a hundred.
 FID_FEATURES = "inception"
 NUM = 50_000
 OWN = 0  # Steps of a figure whose sampler and steps are its source's own.
@@ -50,17 +53,19 @@ class Cell:
         seeds = f" ({len(self.values)} seed{'s' if len(self.values) > 1 else ''})"
         measured = f"{fmean(self.values):.4g}{within}{seeds}" if self.values else ""
         difference = "" if self.difference is None else f"{self.difference:+.3g}{within}"
-        return [f.method, str(f.steps or "own"), f"{f.guidance:g}", f.metric, str(f), measured, difference]
+        w = "?" if f.guidance is None else f"{f.guidance:g}"
+        return [f.method, str(f.steps or "own"), w, f.metric, str(f), measured, difference]
 
 
 class On(NamedTuple):
     """What rows were measured on: `num` samples against `num_reference` images (None: all of them); `stand_in`: not of
-    the data set."""
+    the data set; `clip`: whether CLIP scored their captions."""
 
     features: str
     num: int
     num_reference: int | None = None
     stand_in: bool = False
+    clip: bool = False
 
 
 def beside(
@@ -80,11 +85,15 @@ def _cell(figure: Figure, rows: list, why_not: Callable, on: On) -> Cell:
         return Cell(figure, missing="of a sampler and a number of steps of its source's own: no row here has them")
     if on.stand_in:
         return Cell(figure, missing="stand-in pictures: run it without --tiny")
-    if on.features != FID_FEATURES:
+    if figure.guidance is None:
+        return Cell(figure, missing="of a w that was not found in print: compare it with the rows of all w")
+    if figure.metric == "CLIP" and not on.clip:
+        return Cell(figure, missing="no CLIP: --clip=FOLDER, with its weights")
+    if figure.metric != "CLIP" and on.features != FID_FEATURES:
         return Cell(figure, missing=f"{on.features} is not Inception-v3: --features={FID_FEATURES}, with its weights")
-    values = tuple(row[key] for row in rows if key in row)
+    values = tuple(row[key] * UNITS.get(figure.metric, 1) for row in rows if key in row)
     if values:
-        few = "" if on.num == NUM else f"{on.num:,} samples instead of {NUM:,}"
+        few = "" if on.num == figure.num else f"{on.num:,} samples instead of {figure.num:,}"
         part = f"against {on.num_reference:,} images instead of all" if on.num_reference else ""
         return Cell(figure, values, ", ".join(filter(None, (few, part))))
     if rows:
@@ -119,6 +128,12 @@ def printed(cells: Sequence[Cell], title: str) -> Printed:
         table.add_row(*map(escape, row))
     table.caption, table.caption_justify = escape("\n".join(legend)), "left"
     return table
+
+
+def show(cells: Sequence[Cell], title: str) -> None:
+    """Prints the table, where there is one."""
+    if cells:
+        Console(width=None if Console().is_terminal else 200).print(printed(cells, title))
 
 
 def _lines(cells: Sequence[Cell]) -> tuple[list[list[str]], list[str]]:

@@ -1,11 +1,12 @@
 """Rows of an experiment: DIR/results.json, resumable; DIR/hardware.json, on what and for how long."""
 
 import argparse
+import contextlib
 import json
 import os
 import platform
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -84,11 +85,17 @@ class Results:
         config.seed = seed
         if teacher is not None:
             config.teacher = str(teacher)
-        begin = time.perf_counter()
-        try:
+        with self.timed(name):
             return trainer.run(
                 config.to_dict(), self.workdir / name, say=lambda text: launch.say(text) if text[0] != "+" else None
             )
+
+    @contextlib.contextmanager
+    def timed(self, name: str) -> Iterator[None]:
+        """Adds the seconds of what is done within to hardware.json, as those of `name`."""
+        begin = time.perf_counter()
+        try:
+            yield
         finally:  # What was stopped has taken its time, too.
             self.spent(name, time.perf_counter() - begin)
 

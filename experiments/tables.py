@@ -9,23 +9,20 @@ import dataclasses
 from pathlib import Path
 from types import ModuleType
 
-import jax
-import jax.numpy as jnp
 from ml_collections import ConfigDict
 from rich.console import Console
 from rich.table import Table as Printed
 
 import guided_distill
 from experiments import paper
-from experiments.measure import Measure, sheet
+from experiments.measure import Measure, clip_of, sheets
 from experiments.published import FIGURES, Figure
 from experiments.results import Results, arguments
-from guided_distill import data, flops, launch, report, rounds
+from guided_distill import costs, data, evaluate, launch, plugins, report, rounds, stages
 from guided_distill.cli import numbers
-from guided_distill.errors import one_of
+from guided_distill.errors import UserError, one_of
 from guided_distill.files import write_text
 from guided_distill.hardware import ACCELERATORS, UTILISATION
-from guided_distill.plugins import resolve
 
 PARTS = ("core", "stochastic", "single_w", "unguided")
 SHOWN = ("A100", "H100", "TPU v4", "TPU v5e", "TPU v5p")
@@ -35,7 +32,11 @@ SHOWN = ("A100", "H100", "TPU v4", "TPU v5e", "TPU v5p")
 class Table:
     """`guidance`, `steps`: the table's axes; `single_w`: the strengths that get a student of their own; `num` samples a
     row, against `num_reference` images (None: all) of a `split`. `more`: (steps, samples, w) of two rows, of the
-    teacher at more steps than it is otherwise sampled at and of as many samples at those, to see whether that helps."""
+    teacher at more steps than it is otherwise sampled at and of as many samples at those, to see whether that helps.
+
+    `parts` that there are; `tiny_guidance`: the strengths of --tiny. In latent space: `stand_in`, the argument of the
+    teacher's config by which FLOPs are counted without data; `captioned`: samples are of the captions of pictures that
+    --reference names."""
 
     name: str
     title: str
@@ -49,6 +50,10 @@ class Table:
     num_reference: int | None = None
     split: str = "train"
     more: tuple[int, int, float] | None = None
+    parts: tuple[str, ...] = PARTS
+    tiny_guidance: tuple[float, ...] = (0.0, 1.0)
+    stand_in: str = ""
+    captioned: bool = False
 
     @property
     def figures(self) -> tuple[Figure, ...]:
@@ -74,7 +79,8 @@ class Training:
             return self.config.num_updates * self.config.batch_size
         halving, stochastic = self.config.halving, self.config.objective.get("stochastic", False)
         last = round(self.config.num_updates * halving.last_updates_factor)
-        plan = rounds.halving(halving.start_steps, halving.end_steps, self.config.num_updates, last, stochastic)
+        ends, updates = (halving.start_steps, halving.end_steps), self.config.num_updates
+        plan = rounds.halving(*ends, updates, last, stochastic, halving.factor, halving.get("last_from", 2))
         return plan.total * self.config.batch_size
 
 
@@ -94,13 +100,17 @@ class Row:
 
 
 def trainings(table: Table, argument: str) -> list[Training]:
-    """All runs of a table, each after the one that it starts from. `argument`: "", "tiny" or "cpu"."""
+    """All runs of a table, each after the one that it starts from. `argument`: "", "tiny" or "cpu". Made-up codes have
+    three channels, whatever the codec's have, so that they can be shown."""
 
     def config(module: ModuleType, extra: str = "") -> ConfigDict:
         return module.get_config(",".join(filter(None, (argument, extra))))
 
+    teacher = config(table.teacher)
+    if teacher.data.name == "synthetic":
+        teacher.data.shape = (*teacher.data.shape[:2], min(teacher.data.shape[2], 3))
     planned = [
-        Training("core", "teacher", config(table.teacher), None, 3),
+        Training("core", "teacher", teacher, None, 3),
         Training("core", "matched", config(table.stage1), "teacher", 5),
         Training("core", "student", config(table.stage2), "matched", 5),
         Training("stochastic", "stochastic", config(table.stage2, "stochastic"), "matched", 5),
@@ -111,7 +121,8 @@ def trainings(table: Table, argument: str) -> list[Training]:
             Training("single_w", f"matched_{name}", config(table.stage1, extra), "teacher", 5),
             Training("single_w", name, config(table.stage2, extra), f"matched_{name}", 5),
         ]
-    return [*planned, Training("unguided", "unguided", config(table.stage2, "unguided"), "teacher", 5)]
+    planned.append(Training("unguided", "unguided", config(table.stage2, "unguided"), "teacher", 5))
+    return [training for training in planned if training.part in table.parts]
 
 
 def rows(table: Table, planned: list[Training]) -> list[Row]:
@@ -136,25 +147,17 @@ def rows(table: Table, planned: list[Training]) -> list[Row]:
     if table.more:
         most, num, w = table.more
         out += [Row("core", f"teacher, {num} samples", "teacher", "ddim", n, w, 2 * n, num) for n in (many, most)]
-    return out
+    return [row for row in out if row.part in table.parts]
 
 
 def forward_flops(config: ConfigDict) -> float:
-    """Of one evaluation of a teacher's network for one example, counted; the data need not be there."""
-    arguments, source = dict(config.network), dict(config.data)
-    info = getattr(resolve("data", source["name"]), "INFO", None) or data.load(**source).info
-    size, channels = source.get("size", info.shape[0]), info.shape[-1]
-    module = resolve("models", arguments.pop("name"))
-    preset = module.PRESETS[arguments.pop("preset")] if "preset" in arguments else {}
-    network = module.Network(out_channels=channels, num_classes=info.num_classes, **preset, **arguments)
-    inputs = (jnp.zeros((1, size, size, channels)), jnp.zeros((1,)), {"label": jnp.zeros((1,), jnp.int32)})
-    params = jax.eval_shape(network.init, jax.random.key(0), *inputs)
-    return flops.count(network.apply, params, *inputs)
+    """Of one evaluation of a teacher's network for one example, counted; the data need not be there, unless they were
+    encoded."""
+    return costs.step_flops(stages.build(config.to_dict(), load_data=data.empty).manifest, guided=False)
 
 
-def dry_run(table: Table, planned: list[Training], measured: list[Row], num: int) -> None:
-    """Prints trainings and rows with their evaluations, FLOPs and estimated hours."""
-    forward = forward_flops(planned[0].config)
+def dry_run(table: Table, forward: float, planned: list[Training], measured: list[Row], num: int) -> None:
+    """Prints trainings and rows with their evaluations, FLOPs and estimated hours; `forward`: of one evaluation."""
     console = Console(width=None if Console().is_terminal else 120)
     grouped: dict[tuple, list[float]] = {}
     for row in measured:
@@ -165,12 +168,12 @@ def dry_run(table: Table, planned: list[Training], measured: list[Row], num: int
         cost, w = num * evaluations * forward / 1e15, ", ".join(f"{w:g}" for w in strengths)
         shown.add_row(*map(str, cells), f"{evaluations:,}", f"{cost:,.3g}", w)
     console.print(shown)
-    title = f"Hours on one chip, estimated: {UTILISATION:.0%} of the bfloat16 peak, metrics not counted"
+    title = f"Hours on one chip, estimated: {UTILISATION:.0%} of the bfloat16 peak, metrics and decoders not counted"
     chips = [chip for chip in ACCELERATORS if chip.name in SHOWN]
     hours = Printed("", "PFLOP", *(chip.name for chip in chips), title=title, title_justify="left")
-    costs = {f"train {training.name}": training.examples * training.forwards * forward for training in planned}
-    costs["sample all rows"] = sum(num * row.evaluations * forward for row in measured)
-    for name, cost in {**costs, "all": sum(costs.values())}.items():
+    work = {f"train {training.name}": training.examples * training.forwards * forward for training in planned}
+    work["sample all rows"] = sum(num * row.evaluations * forward for row in measured)
+    for name, cost in {**work, "all": sum(work.values())}.items():
         times = (cost / (chip.flops * UTILISATION) / 3600 for chip in chips)
         hours.add_row(name, *(f"{n:,.0f}" if n >= 10 else f"{n:.2g}" for n in (cost / 1e15, *times)))
     console.print(hours)
@@ -184,25 +187,28 @@ def key_of(row: Row, seed: int) -> dict:
 
 
 def to_train(planned: list[Training], rows: list[Row]) -> list[Training]:
-    """The runs that these rows need: those that are sampled, the teacher of the partners, and all above them."""
+    """The runs that these rows need: those that are sampled, the teacher of the partners, and all above them; of those
+    that are planned, since a teacher may have been given."""
     above = {training.name: training.above for training in planned}
     needed, found = {row.run for row in rows} | ({"teacher"} if rows else set()), set()
     for name in needed:
         while name and name not in found:
             found.add(name)
-            name = above[name]
+            name = above.get(name)
     return [training for training in planned if training.name in found]
 
 
 def measure(table: Table, results: Results, loaded: dict, planned: list[Row], args: argparse.Namespace) -> None:
     """Computes the rows that do not stand yet, for each seed of the noise."""
     many = next(row.steps for row in planned if row.method == "teacher")
+    own = {"reference": reference(table, args), "towers": clip_of(args.clip) if args.clip else None}
     in_print = {(f.method, f.steps, f.guidance): f for f in table.figures if f.verified and f.metric == "FID"}
     for seed in args.seeds:
         missing = [row for row in planned if not results.taken(key_of(row, seed))]
         if not missing:
             continue
-        m = Measure(results, loaded["teacher"], args.num, seed, many, args.features, args.num_reference, args.split)
+        on = (args.features, args.num_reference, args.split)
+        m = Measure(results, loaded["teacher"], args.num, seed, many, *on, **own)
         if seed == args.seeds[0]:
             m.floor()
         for row in missing:
@@ -211,6 +217,15 @@ def measure(table: Table, results: Results, loaded: dict, planned: list[Row], ar
             more = {} if args.tiny else more
             told = (row.method, loaded[row.run], row.sampler, row.steps, row.guidance, row.evaluations)
             m.row(*told, num=row.num, **more)
+
+
+def reference(table: Table, args: argparse.Namespace) -> dict | None:
+    """The data set to hold samples against: the one that was asked for, or what a student is trained on where its
+    teacher was given, which may know none; None: the teacher's."""
+    if args.reference:
+        return plugins.spec(args.reference, "data", "name", "split")
+    own = table.stage1.get_config("tiny" if args.tiny else "").data.to_dict() if args.teacher else {"name": "inherit"}
+    return None if own["name"] == "inherit" else own
 
 
 def compare(table: Table, rows_there: list[dict], every: list[Row], planned: list[Row], args: argparse.Namespace):
@@ -224,24 +239,8 @@ def compare(table: Table, rows_there: list[dict], every: list[Row], planned: lis
             return f"no row of {figure.steps} steps at w = {figure.guidance:g} in this table"
         return "" if key in left else "left out by --only"
 
-    on = paper.On(args.features, args.num, args.num_reference, args.tiny)
+    on = paper.On(args.features, args.num, args.num_reference, args.tiny, bool(args.clip))
     return paper.beside(table.figures, rows_there, why_not, on)
-
-
-def sheets(workdir: Path, table: Table, loaded: dict, seed: int) -> None:
-    """DIR/sheet_w*.png: all methods from the same noise, those of the runs that are there."""
-    teacher = loaded["teacher"]
-    many = teacher.default_steps()
-    for w in table.guidance:
-        lines = {f"teacher {many} x 2": (teacher, many)}
-        if "matched" in loaded:
-            lines[f"stage one {many}"] = (loaded["matched"], many)
-        for name, run in (("student", "student"), ("stochastic", "stochastic"), ("single w", f"single_w{w:g}")):
-            steps = sorted(set(loaded[run].trained_steps) & {16, 8, 4, 2, 1}, reverse=True) if run in loaded else ()
-            lines |= {f"{name} {n}": (loaded[run], n) for n in steps}
-        lines |= {f"DPM-Solver++ {n} x 2": (teacher, n, "dpmpp_2m") for n in (8, 4)}
-        lines |= {f"DDIM {n} x 2": (teacher, n) for n in (8, 4, 1)}
-        sheet(workdir / f"sheet_w{w:g}.png", lines, w, seed)
 
 
 def main(table: Table, description: str, features: str = "efficientnet_lite0", cpu: Table | None = None) -> None:
@@ -251,7 +250,12 @@ def main(table: Table, description: str, features: str = "efficientnet_lite0", c
     parser.add_argument("--num_reference", type=int, help="images to measure against (default: as the table says)")
     parser.add_argument("--seeds", help="of the noise, comma-separated, for intervals (default: --seed)")
     parser.add_argument("--features", default=features, help=f"feature function (default {features})")
-    parser.add_argument("--only", help=f"parts, comma-separated, of {','.join(PARTS)} (default: all)")
+    parser.add_argument("--only", help=f"parts, comma-separated, of {','.join(table.parts)} (default: all)")
+    parser.add_argument("--teacher", type=Path, help="run directory of a teacher that is there, an imported one, say")
+    parser.set_defaults(reference=None, clip=None)
+    if table.captioned:
+        parser.add_argument("--reference", help="captioned pictures to measure on: data:NAME[:SPLIT][:KEY=VALUE...]")
+        parser.add_argument("--clip", type=Path, help="folder of a CLIP, for its score (docs/clip.md; default: none)")
     parser.add_argument("--rows", type=Path, help="published rows to go on from; only what they lack is trained for")
     parser.add_argument("--dry-run", action="store_true", help="print rows, evaluations and estimated hours, and stop")
     if cpu:
@@ -261,43 +265,51 @@ def main(table: Table, description: str, features: str = "efficientnet_lite0", c
     if cpu and args.cpu and not args.tiny:
         table, argument = cpu, "cpu"
     if args.tiny:
-        table = dataclasses.replace(
-            table, guidance=(0.0, 1.0), steps=(1, 2, 4), single_w=(1.0,), num=64, num_reference=None
-        )
-        table = dataclasses.replace(table, more=table.more and (16, 32, 1.0))
-        args.features = "pixels"
-    parts = args.only.split(",") if args.only else PARTS
+        table, args.features, args.reference, args.clip = tiny(table), "pixels", None, None
+    parts = tuple(args.only.split(",")) if args.only else table.parts
     for part in parts:
-        one_of("part", part, PARTS)
+        one_of("part", part, table.parts)
     args.seeds = numbers(args.seeds, int) if args.seeds else [args.seed]
     args.num, args.num_reference = args.num or table.num, args.num_reference or table.num_reference
-    args.split, args.table = table.split, table.name
+    args.split, args.table = (reference(table, args) or {}).get("split", table.split), table.name
     run(table, args, argument, parts)
+
+
+def tiny(table: Table) -> Table:
+    """Of few rows and few samples."""
+    fewer = {"guidance": table.tiny_guidance, "single_w": (1.0,), "more": table.more and (16, 32, 1.0)}
+    return dataclasses.replace(table, **fewer, steps=(1, 2, 4), num=64, num_reference=None)
 
 
 def run(table: Table, args: argparse.Namespace, argument: str, parts: tuple[str, ...]) -> None:
     """Plans; then prints the plan, or trains, measures, draws and reports."""
     needed = {"core", *parts}  # The other chains start from the core's.
-    planned = [training for training in trainings(table, argument) if training.part in needed]
-    every = rows(table, trainings(table, argument))
+    planned, given = trainings(table, argument), {"teacher": args.teacher} if args.teacher else {}
+    every = rows(table, planned)
+    planned = [training for training in planned if training.part in needed and training.name not in given]
     measured = [row for row in every if row.part in needed]
     if args.dry_run:
-        dry_run(table, planned, measured, args.num)
+        forward = forward_flops(table.teacher.get_config(argument or table.stand_in))
+        dry_run(table, forward, planned, measured, args.num)
         there, settings = existing(args.workdir)
-        args = argparse.Namespace(**{**vars(args), **settings})  # As those rows were made, not as was asked now.
+        # As those rows were made, not as was asked now.
+        args = argparse.Namespace(**{**vars(args), **({"clip": None} if settings else {}), **settings})
         args.tiny = "tiny" in (argument, settings.get("argument"))
-        return show(table, compare(table, there, every, measured, args))
+        return paper.show(compare(table, there, every, measured, args), table.title)
     launch.prepare_process()
+    require(table, args)
     shared = ("table", "num", "num_reference", "split", "seed", "features")
     settings = {name: getattr(args, name) for name in shared}
+    settings |= {name: str(found) for name in ("teacher", "reference", "clip") if (found := getattr(args, name))}
     results = Results(args.workdir, args.rows, **settings, argument=argument)
-    loaded, missing = {}, [r for r in measured if not all(results.taken(key_of(r, seed)) for seed in args.seeds)]
+    missing = [r for r in measured if not all(results.taken(key_of(r, seed)) for seed in args.seeds)]
+    loaded = {name: guided_distill.load(place) for name, place in given.items() if missing}
     for training in to_train(planned, missing):
-        above = training.above and args.workdir / training.above
+        above = training.above and given.get(training.above, args.workdir / training.above)
         loaded[training.name] = guided_distill.load(results.train(training.config, training.name, args.seed, above))
     measure(table, results, loaded, measured, args)
     if loaded:
-        sheets(args.workdir, table, loaded, args.seed)
+        sheets(args.workdir, table.guidance, loaded, args.seed)
     notes = []
     if args.tiny:
         notes.append(
@@ -305,17 +317,24 @@ def run(table: Table, args: argparse.Namespace, argument: str, parts: tuple[str,
             "It shows that everything runs; its numbers say nothing about the method."
         )
     cells = compare(table, results.rows, every, measured, args)
-    show(table, cells)
+    paper.show(cells, table.title)
     if cells:
         write_text(args.workdir / "paper.md", paper.markdown(cells, table.title))
         print(f"-> {args.workdir / 'paper.md'}")
     print(f"-> {report.of_experiment(args.workdir, table.title, notes, features=args.features)}")
 
 
-def show(table: Table, cells: list[paper.Cell]) -> None:
-    """Prints the paper's table beside ours, where there is one."""
-    if cells:
-        Console(width=None if Console().is_terminal else 200).print(paper.printed(cells, table.title))
+def require(table: Table, args: argparse.Namespace) -> None:
+    """Raises `UserError`, before anything is trained, where what it is to be measured by is not there."""
+    if table.captioned and not (args.tiny or args.reference):
+        told = "--reference=data:captioned_folder:path=FOLDER:size=512"
+        raise UserError(f"{table.name} is measured on pictures with captions, and none are named: give {told}")
+    if not args.rows:  # Those may be all that there is to be.
+        evaluate.load_features(args.features)
+    if args.reference:
+        data.load(**plugins.spec(args.reference, "data", "name", "split"))
+    if args.clip:
+        clip_of(args.clip)
 
 
 def existing(workdir: Path) -> tuple[list[dict], dict]:

@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 
 import guided_distill
-from guided_distill import flops, runs, sections, sweeps
+from guided_distill import conditions, flops, runs, sections, sweeps
 from guided_distill.checkpoint import Checkpoints
 from guided_distill.errors import UserError
 from guided_distill.plugins import resolve
@@ -126,7 +126,7 @@ def step_flops(manifest: Mapping[str, Any], guided: bool = True) -> float:
     guidance and all; not `guided`: of the network alone."""
     bind = runs.bind(manifest) if guided else runs.parameterised(manifest).bind
     shape = jax.ShapeDtypeStruct
-    arguments = shape((1, *manifest["code_shape"]), jnp.float32), shape((1,), jnp.float32), runs.example_cond(manifest)
+    arguments = shape((1, *manifest["code_shape"]), jnp.float32), shape((1,), jnp.float32), conditions.example(manifest)
     return flops.count(lambda w, *given: bind(w)(*given), runs.abstract_weights(manifest), *arguments)
 
 

@@ -5,14 +5,14 @@ with.
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from guided_distill import prediction as predictions
-from guided_distill.errors import one_of
+from guided_distill.errors import UserError, one_of
 from guided_distill.prediction import Cond, Denoiser, Prediction
 from guided_distill.schedules import Schedule
 
@@ -35,17 +35,36 @@ def time_input(name: str, schedule: Schedule) -> Callable[[Float[Array, " b"]], 
     return lambda logsnr: logsnr
 
 
+def beside(z: Float[Array, "b *s"], cond: Cond, channels: Sequence[str]) -> Float[Array, "b *t"]:
+    """What a network reads: z and, as channels after its own, the named entries of cond (see `channels`).
+
+    What is not in cond is not shown: an "image" is 0 then, which is the null of guidance, too, and a "mask" 1, for all
+    is to be painted.
+    """
+    if not channels:
+        return z
+    blank = {"image": jnp.zeros_like(z), "mask": jnp.ones((*z.shape[:-1], 1), z.dtype)}
+    return jnp.concatenate([z, *(cond.get(name, blank[name]) for name in channels)], axis=-1)
+
+
 @dataclasses.dataclass(frozen=True)
 class Parameterised:
-    """A network with the meaning of its input and output; `bind(params)` is a Denoiser."""
+    """A network with the meaning of its input and output; `bind(params)` is a Denoiser. `channels`: the entries of cond
+    that it reads beside z."""
 
     network: nn.Module
     prediction: str
     time: str
     schedule: Schedule
+    channels: tuple[str, ...] = ()
 
     def __post_init__(self):
         one_of("prediction", self.prediction, PREDICTIONS)
+        if self.prediction == "eps" and getattr(self.schedule, "zero_terminal_snr", False):
+            raise UserError(
+                "prediction 'eps' says nothing of x at the end of this schedule, which has zero terminal SNR: x would "
+                "be (z - sigma eps) / 0; take a network that predicts v, or zero_terminal_snr=False"
+            )
         time_input(self.time, self.schedule)
 
     def bind(self, params, dropout_key: Array | None = None) -> Denoiser:
@@ -55,7 +74,8 @@ class Parameterised:
         rngs = None if dropout_key is None else {"dropout": dropout_key}
 
         def denoise(z: Float[Array, "b *s"], logsnr: Float[Array, " b"], cond: Cond) -> Prediction:
-            output = self.network.apply({"params": params}, z, to_time(logsnr), cond, rngs=rngs)
+            read = beside(z, cond, self.channels)
+            output = self.network.apply({"params": params}, read, to_time(logsnr), cond, rngs=rngs)
             output = output.astype(jnp.float32)
             if self.prediction == "both":
                 return predictions.from_both(*jnp.split(output, 2, axis=-1), z, logsnr)
@@ -65,5 +85,7 @@ class Parameterised:
 
     def init(self, key: Array, z: Float[Array, "b *s"], cond: Cond):
         """Fresh parameters, float32."""
-        variables = self.network.init(key, z, jnp.full(z.shape[:1], 0.5, jnp.float32), cond)
+        variables = self.network.init(
+            key, beside(z, cond, self.channels), jnp.full(z.shape[:1], 0.5, jnp.float32), cond
+        )
         return variables.get("params", {})

@@ -1,8 +1,9 @@
 """Generation + metrics: how good samples are, against data and against a teacher from the same noise."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -100,6 +101,18 @@ def labels_of(source: Source, index: np.ndarray | None = None) -> np.ndarray | N
         return None
     index = np.arange(len(source)) if index is None else index
     return np.concatenate([source[index[k : k + CHUNK]]["label"] for k in range(0, len(index), CHUNK)])
+
+
+def told(manifest: Mapping[str, Any], source: Source, num: int) -> dict[str, Any]:
+    """What a run is asked for when `num` samples are to be held against a data set, and its teacher likewise:
+    {"labels": classes in turn}, {"prompts": captions, spread over the set}, or {}."""
+    if manifest.get("text"):
+        index = np.arange(num) * len(source) // num if num <= len(source) else np.arange(num) % len(source)
+        if not source.info.captions:
+            raise UserError("a run that reads captions is held against a data set that has them, and this one has none")
+        return {"prompts": source.captions_at(index)}
+    classes = manifest["num_classes"]
+    return {"labels": np.arange(num) % classes} if classes else {}
 
 
 def floor(

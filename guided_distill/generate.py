@@ -3,8 +3,8 @@ size."""
 
 import functools
 import time
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +27,20 @@ def _normal(keys: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     return jax.vmap(lambda key: jax.random.normal(key, shape))(keys)
 
 
+def batch_of(shape: Sequence[int]) -> int:
+    """How many images of a shape are drawn or encoded at a time, unless it is said: 256 of 64 x 64, 4 of 512 x 512."""
+    return max(1, min(256, 256 * 64**2 // int(np.prod(shape[:2]))))
+
+
+class Paint(NamedTuple):
+    """Of codes [n, *shape]: `mask`, bool, is true where they are to be painted, and elsewhere they are `known`. Each
+    step is taken `resample` times (`samplers.masked`)."""
+
+    known: np.ndarray
+    mask: np.ndarray
+    resample: int = 1
+
+
 class Generator:
     """Runs samplers over batches. `bind(params) -> Denoiser`; weights are an argument of the compiled program, which
     serves every round. `images_per_second`: of the last call, its first batch left out, which may have had to be
@@ -40,11 +54,13 @@ class Generator:
         self.images_per_second: float | None = None
 
     def _program(self, sampler: str, encode: bool, clip: bool) -> Callable:
-        def run(params, codec_weights, seed, z, indices, cond, logsnrs):
+        def run(params, codec_weights, seed, z, indices, cond, logsnrs, paint):
             denoise, keys = self._bind(params), streams.keys(seed, "sampler", indices)
             if clip and not encode:
                 denoise = clipped(denoise)
-            end = samplers.sample(keys, denoise, samplers.get(sampler), z, cond, logsnrs)
+            step = samplers.get(sampler)
+            step = samplers.masked(step, **paint) if paint else step
+            end = samplers.sample(keys, denoise, step, z, cond, logsnrs)
             return end if encode else self._codec.bind(codec_weights).decode(end)
 
         everywhere = NamedSharding(self.mesh, PartitionSpec())  # So that every process has all images.
@@ -63,9 +79,10 @@ class Generator:
         batch_size: int = 256,
         encode: bool = False,
         clip: bool | None = None,
+        paint: Paint | None = None,
     ) -> np.ndarray:
         """z [n, *shape] run along `logsnrs`: decoded images float32 [n, ...], or with `encode` the codes as they
-        end. `clip`: None is the Generator's own."""
+        end. `clip`: None is the Generator's own. `paint`: only there."""
         num = len(z)
         shards = parallel.batch_shards(self.mesh)
         size = -(-min(batch_size, num) // shards) * shards
@@ -77,7 +94,7 @@ class Generator:
                 {"z": z[rows], "index": indices[rows], **{k: v[rows] for k, v in cond.items()}}, self.mesh
             )
             z_part, index = part.pop("z"), part.pop("index")
-            at = np.uint32(seed & 0xFFFFFFFF), z_part, index, part, np.asarray(logsnrs)
+            at = np.uint32(seed & 0xFFFFFFFF), z_part, index, part, np.asarray(logsnrs), self._put(paint, rows)
             out.append(program(params, self._codec_weights, *at))
             if start == 0:
                 out[0].block_until_ready()
@@ -86,3 +103,10 @@ class Generator:
         seconds = time.perf_counter() - clock
         self.images_per_second = size * (len(out) - 1) / seconds if len(out) > 1 else None
         return np.concatenate(out)[:num]
+
+    def _put(self, paint: Paint | None, rows: np.ndarray) -> dict[str, Any]:
+        """The arguments of `samplers.masked` for these rows; {} where all is painted."""
+        if paint is None:
+            return {}
+        arrays = parallel.put_batch({"known": paint.known[rows], "mask": paint.mask[rows]}, self.mesh)
+        return {**arrays, "resample": np.int32(paint.resample)}

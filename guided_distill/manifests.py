@@ -10,14 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import guided_distill
-from guided_distill import codecs, data, runs, samplers, schedules
+from guided_distill import channels, codecs, conditions, data, runs, samplers, schedules
 from guided_distill.errors import UserError, one_of
+from guided_distill.guidance import STRENGTHS
 from guided_distill.keys import Keys
 from guided_distill.plugins import resolve
 from guided_distill.rounds import Rounds
-from guided_distill.teachers import Teacher
+from guided_distill.teachers import Teacher, require_same
 
 INHERIT = "inherit"  # The value that says: as the teacher has it.
+AS_DATA = "as_data"  # The codec that the data were encoded by.
+PROMPTS = 20  # Captions that a run recommends.
 
 
 def describe(
@@ -29,12 +32,15 @@ def describe(
     teacher: Teacher | None,
     load_data: Callable[..., data.Source] = data.load,
 ) -> dict[str, Any]:
-    """The manifest. `role` is the objective's: "exact", "teacher", "student" or "chain". Raises `UserError`."""
+    """The manifest. `role` is the objective's: "exact", "teacher", "student" or "chain"; for a "teacher" `teacher` is
+    the run whose weights it starts from, if any. Raises `UserError`."""
     above = teacher.manifest if teacher else {}
     data_set, schedule, codec = (
         own_or_inherited(keys.part(name), name, above) for name in ("data", "schedule", "codec")
     )
-    info, code = load_data(**data_set).info, codecs.load(**codec)
+    source = load_data(**data_set)
+    info, codec = source.info, stored_codec(codec, source.info)
+    code = codecs.load(**codec)
     manifest = {
         "format": runs.FORMAT,
         "name": keys.take("name"),
@@ -47,6 +53,8 @@ def describe(
         "shape": list(info.shape),
         "code_shape": list(code.shape(info.shape)),
         "num_classes": info.num_classes,
+        **describe_text(source),
+        "channels": describe_channels(keys, source, above),
         "clip": code.clip,
         "seed": keys.take("seed"),
         "ema": keys.take("ema"),
@@ -54,17 +62,50 @@ def describe(
         "updates": plan.total,
         "rounds": [list(pair) for pair in zip(plan.num_steps, plan.ends, strict=True)] if role == "chain" else None,
         "factor": keys.part("halving").take("factor") if role == "chain" else None,
-        "teacher": teacher.lineage() if teacher else [],
+        "teacher": teacher.lineage() if teacher and role != "teacher" else [],
+        "start": teacher.lineage() if teacher and role == "teacher" else [],
     }
     if not 0 <= manifest["ema"] < 1:
         raise UserError(f"config.ema {manifest['ema']} is not in [0, 1)")
     manifest["weights"] = "ema" if manifest["ema"] else "params"
-    manifest["guidance"] = describe_guidance(objective, info.num_classes)
+    manifest["guidance"] = describe_guidance(objective, conditions.known(manifest))
+    manifest["guidance"] |= describe_image_guidance(keys, objective, manifest)
     manifest |= describe_network(keys, manifest, above)
-    if manifest["guidance"].get("range") == [0.0, 0.0] and not manifest["network"]["args"].get("embed_guidance"):
+    embeds = any(manifest["network"]["args"].get(f"embed_{name}") for name in STRENGTHS)
+    if manifest["guidance"].get("range") == [0.0, 0.0] and not embeds:
         manifest["guidance"] = {"kind": "none"}
     manifest |= describe_sampling(keys.part("sampling"), objective, role, manifest["guidance"])
+    if manifest["text"]:
+        manifest["recommended"]["prompts"] = source.captions(PROMPTS)
     return json.loads(json.dumps(manifest | provenance()))
+
+
+def stored_codec(codec: dict[str, Any], info: data.Info) -> dict[str, Any]:
+    """The codec of a set that was encoded: the one that it was encoded by, AS_DATA in a config. Raises `UserError` for
+    another one, and for AS_DATA where there are images."""
+    if codec["name"] == AS_DATA:
+        if info.codec is None:
+            raise UserError(f"config.codec.name is {AS_DATA!r}, and these data are not encoded (see `data encode`)")
+        return {**info.codec, **{key: value for key, value in codec.items() if key != "name"}}
+    if info.codec is None:
+        return codec
+    own = {**codec, **dict(codecs.load(**codec).pin)}
+    if any(own.get(key) != info.codec.get(key) for key in ("name", "sha256", "scale", "shift")):
+        raise UserError(f"config.codec is {own}, and the data were encoded by {dict(info.codec)}; name it {AS_DATA!r}")
+    return codec
+
+
+def describe_text(source: data.Source) -> dict[str, Any]:
+    """{"text": the encoder that the data's captions were read by, "text_shape": that of its states}; text None where
+    there are no captions. Raises `UserError` for captions that were not read."""
+    if source.info.text is None:
+        if source.info.captions:
+            raise UserError(
+                "these data have captions, which no network reads as they are: encode them first (python -m "
+                "guided_distill data encode), or leave them out with config.data.classes=False"
+            )
+        return {"text": None}
+    return {"text": dict(source.info.text), "text_shape": list(source[:0]["text"].shape[1:])}
 
 
 def own_or_inherited(part: Keys, name: str, above: Mapping[str, Any]) -> dict[str, Any]:
@@ -77,15 +118,15 @@ def own_or_inherited(part: Keys, name: str, above: Mapping[str, Any]) -> dict[st
     return {**above[name], **part.rest()}
 
 
-def describe_guidance(objective: Keys, num_classes: int) -> dict[str, Any]:
+def describe_guidance(objective: Keys, told: bool) -> dict[str, Any]:
     """{"kind": "none" | "external" | "embedded", "range": [w_min, w_max], "interval": [logsnr_min, logsnr_max]}.
 
-    Embedded where the objective draws w; external where there is a null class: it was trained with label dropout, or is
-    exact.
+    Embedded where the objective draws w; external where the network is `told` something that it may also not be told:
+    it was trained with dropout of that, or is exact.
     """
     dropped = "dropout" in objective and objective.take("dropout") > 0
     if "w_min" not in objective:
-        external = num_classes > 0 and ("dropout" not in objective or dropped)
+        external = told and ("dropout" not in objective or dropped)
         interval = list(objective.take("guidance_interval"))
         if interval and not (len(interval) == 2 and interval[0] < interval[1]):
             raise UserError(f"config.objective.guidance_interval {interval} is not (logsnr_min, logsnr_max)")
@@ -93,13 +134,74 @@ def describe_guidance(objective: Keys, num_classes: int) -> dict[str, Any]:
     w_min, w_max = objective.take("w_min"), objective.take("w_max")
     if not 0 <= w_min <= w_max:
         raise UserError(f"config.objective: 0 <= w_min <= w_max does not hold for w_min {w_min:g}, w_max {w_max:g}")
-    if dropped and (w_max > 0 or not num_classes):
-        raise UserError("config.objective.dropout is for chains of classes that know no w, to be guided afterwards")
+    if dropped and (w_max > 0 or not told):
+        raise UserError(
+            "config.objective.dropout is for chains that know no w, to be guided afterwards by what is dropped"
+        )
     return (
         {"kind": "external", "interval": None}
         if dropped
         else {"kind": "embedded", "range": [float(w_min), float(w_max)]}
     )
+
+
+def describe_channels(keys: Keys, source: data.Source, above: Mapping[str, Any]) -> list[str]:
+    """What the network is shown beside z (see `channels`): config.channels, or as the teacher is shown. Raises
+    `UserError` for what is not built, and where the data have no images to be edited, or are points."""
+    names = tuple(keys.take("channels") if "channels" in keys else above.get("channels", ()))
+    one_of("config.channels", names, channels.KNOWN)
+    if names == channels.EDITING and "image" not in source[:0]:
+        raise UserError(f"config.channels is {names}, and these data have no images to be edited; digits_edits has")
+    if names and len(source.info.shape) != 3:
+        raise UserError(f"config.channels is {names}, and these data are points, which have no channels")
+    return list(names)
+
+
+def describe_image_guidance(keys: Keys, objective: Keys, manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """{"image": True} where the image that is shown was dropped, too, so that there is a second strength, or
+    {"image_range": [low, high]} where that is embedded; {} where it is always 0."""
+    dropout = keys.take("image_dropout") if "image_dropout" in keys else 0.0
+    between, kind = tuple(objective.take("image_range") if "image_range" in objective else ()), manifest["guidance"]
+    if not 0 <= dropout <= 1:
+        raise UserError(f"config.image_dropout {dropout:g} is no probability")
+    if between and not (len(between) == 2 and 0 <= between[0] <= between[1]):
+        raise UserError(f"config.objective.image_range {between} is not (low, high) with 0 <= low <= high")
+    if (dropout or between) and tuple(manifest["channels"]) != channels.EDITING:
+        raise UserError("config.image_dropout and image_range are for networks with channels ('image',), which edit")
+    if dropout and kind["kind"] != "external":
+        raise UserError("config.image_dropout needs labels or captions that are dropped, too: config.objective.dropout")
+    if between and kind["kind"] != "embedded":
+        raise UserError("config.objective.image_range is for students that embed guidance: config.objective.w_max")
+    return ({"image": True} if dropout else {}) | ({"image_range": [*map(float, between)]} if between else {})
+
+
+def require_shown_alike(manifest: Mapping[str, Any], teacher: Teacher) -> None:
+    """Raises `UserError` unless a student is shown what its teacher is, and asks for strengths of guidance by it that
+    the teacher knows."""
+    theirs, where = teacher.manifest, f"the teacher {teacher.main.dir} does not fit"
+    require_same("channels", {"channels": theirs.get("channels", [])}, manifest, where)
+    (low, high), own = conditions.image_range(theirs), conditions.image_range(manifest)
+    if teacher.other is not None and own[1] > 0:
+        raise UserError(
+            f"{where}: guided by a second network, it knows no guidance_image; name no teacher_unconditional"
+        )
+    if own[0] < low or own[1] > high:
+        raise UserError(f"{where}: it knows guidance_image in [{low:g}, {high:g}], and {list(own)} is asked for")
+    if "image_range" in theirs["guidance"] and "image_range" not in manifest["guidance"]:
+        raise UserError(f"{where}: it embeds guidance_image in [{low:g}, {high:g}]; give config.objective.image_range")
+
+
+def require_start(manifest: Mapping[str, Any], start: Teacher) -> None:
+    """Raises `UserError` unless a teacher can start from the weights of that run, which may be shown less."""
+    theirs, where = start.manifest, f"config.start {start.main.dir} does not fit"
+    for key in ("code_shape", "schedule", "codec", "num_classes", "text"):
+        require_same(key, theirs, manifest, where)
+    if theirs["guidance"]["kind"] == "embedded" or theirs["rounds"] is not None:
+        raise UserError(f"{where}: it is a student, with its guidance built in; start from a teacher")
+    if theirs.get("channels") not in (None, [], manifest["channels"]):
+        raise UserError(f"{where}: it is shown {theirs['channels']}, and its weights mean nothing else")
+    if not manifest["starts_from_teacher"]:
+        raise UserError("config.start needs config.network.name='inherit': it is that run's network that starts")
 
 
 def describe_network(keys: Keys, manifest: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
@@ -111,8 +213,12 @@ def describe_network(keys: Keys, manifest: Mapping[str, Any], above: Mapping[str
         raise UserError(f"config.network.name is {INHERIT!r}, and there is no teacher to inherit from")
     name = above["network"]["name"] if inherits else part.take("name")
     own = {key: above.get(key) if value == INHERIT else value for key, value in own.items()}
-    if inherits and any(own[key] != above[key] for key in own):
-        raise UserError(f"config.network inherits weights of another meaning than {own}; name a network of its own")
+    meant = {key: above.get(key) for key in own}
+    if inherits and own != meant and (meant["prediction"], own) != ("eps", {**meant, "prediction": "v"}):
+        raise UserError(
+            f"config.network inherits weights of another meaning than {own}; name a network of its own (only eps may "
+            "become v: docs/interchange.md)"
+        )
     network, fields = resolve("models", name), runs.network_fields(name)
     arguments = dict(above["network"]["args"]) if inherits else {}
     if "preset" in part:
@@ -128,12 +234,17 @@ def describe_network(keys: Keys, manifest: Mapping[str, Any], above: Mapping[str
         one_of(f"key in config.network ({name}):", key, sorted(fields))
     if manifest["trains"] and "embed_guidance" not in fields:
         raise UserError(f"network {name!r} has nothing to train: name another in config.network.name")
+    if manifest["text"] and "cross_attention_dim" not in fields:
+        raise UserError(f"network {name!r} reads no captions, which these data have; latent_unet does")
+    if "image_range" in manifest["guidance"] and "embed_guidance_image" not in fields:
+        raise UserError(f"network {name!r} reads no guidance_image; unet and latent_unet do")
     low, high = manifest["guidance"].get("range", (0.0, 0.0))
     structure = {
         "out_channels": manifest["code_shape"][-1] * (2 if own["prediction"] == "both" else 1),
         "num_classes": manifest["num_classes"],
         "embed_guidance": low < high or arguments.get("embed_guidance", False),
-    }
+        "embed_guidance_image": "image_range" in manifest["guidance"],
+    } | ({"cross_attention_dim": manifest["text_shape"][-1]} if manifest["text"] else {})
     arguments |= {key: value for key, value in structure.items() if key in fields}
     return {"network": {"name": name, "args": arguments}, "starts_from_teacher": inherits, **own}
 

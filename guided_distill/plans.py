@@ -125,7 +125,7 @@ def abstract_batch(stage: stages.Stage, mesh: jax.sharding.Mesh) -> dict[str, ja
     sharding = NamedSharding(mesh, PartitionSpec(*spec))
     return {
         name: jax.ShapeDtypeStruct((*first, *array.shape[1:]), array.dtype, sharding=sharding)
-        for name, array in stage.source.arrays.items()
+        for name, array in data.given(stage.source.arrays).items()
     }
 
 

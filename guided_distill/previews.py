@@ -1,13 +1,14 @@
 """Sample sheets and scores on the way, from the same noise all along."""
 
+import functools
 from pathlib import Path
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from guided_distill import codecs, evaluate, golden, pictures, runs, schedules
-from guided_distill.generate import Generator, noise
+from guided_distill import codecs, conditions, data, evaluate, golden, pictures, runs, schedules
+from guided_distill.generate import Generator, batch_of, noise
 from guided_distill.metrics import FeatureSet
 from guided_distill.stages import Stage
 from guided_distill.state import TrainState
@@ -26,7 +27,12 @@ class Preview:
         self.generator = Generator(runs.bind(self.manifest), codec, self.manifest["clip"], mesh)
         self._bench: golden.measure.Bench | None = None
         if asked := stage.loop.golden:
-            self._bench = golden.verdict.open_bench(asked, self.manifest, stage.source)
+            self._bench = golden.verdict.open_bench(asked, self.manifest, self._images)
+
+    @functools.cached_property
+    def _images(self) -> data.Source:
+        """What samples are held against."""
+        return data.images(**self.manifest["data"])
 
     def __call__(self, state: TrainState, index: int, step: int) -> dict[str, float]:
         """Draws what the `index`-th round's student makes after update `step`; returns the scores, {} without
@@ -42,18 +48,17 @@ class Preview:
             return {}
         name, features = evaluate.load_features("pixels")
         if self._real is None:
-            self._real = evaluate.reference(self.stage.source, features, min(len(self.stage.source), REFERENCE))
+            self._real = evaluate.reference(self._images, features, min(len(self._images), REFERENCE))
         scores = evaluate.score(evaluate.feature_set(images, labels, features), self._real)
         return {f"{metric}_{name}": value for metric, value in scores.items()}
 
     def _generate(self, state: TrainState, index: int, num: int) -> tuple[np.ndarray, np.ndarray | None]:
         """(samples [num, ...], labels or None) as the manifest recommends."""
         cond = {"guidance": np.full((num,), self.manifest["recommended"]["guidance"], np.float32)}
-        labels = None
-        if self.manifest["num_classes"]:
-            labels = cond["label"] = (np.arange(num) % self.manifest["num_classes"]).astype(np.int32)
+        told = evaluate.told(self.manifest, self._images, num) if self.stage.loop.eval_num else {}
+        cond |= conditions.of(self.manifest, num, **told)
         z = noise(0, np.arange(num), tuple(self.manifest["code_shape"]))
-        return self._draw(state, index, z, cond, 0), labels
+        return self._draw(state, index, z, cond, 0), cond.get("label")
 
     def golden(self, state: TrainState, index: int) -> dict[str, float]:
         """How the `index`-th round's student answers the golden set, against data and its first teacher; {} where the
@@ -61,7 +66,7 @@ class Preview:
         if self._bench is None:
             return {}
         asked = self._bench.golden
-        cond = {"guidance": asked.w} | ({} if asked.labels is None else {"label": asked.labels})
+        cond = {"guidance": asked.w} | conditions.of(self.manifest, len(asked.w), **self._bench.told)
         z = asked.noise(tuple(self.manifest["code_shape"]))
         images = self._draw(state, index, z, cond, asked.seed)
         return self._bench.scores(images, self.manifest["sampler"])
@@ -71,4 +76,5 @@ class Preview:
         weights = (state.params if state.ema is None else state.ema)["student"]
         steps = self.stage.rounds.num_steps[index] or self.manifest["recommended"]["steps"]
         grid = schedules.grid(schedules.make(**self.manifest["schedule"]), steps)
-        return self.generator(weights, self.manifest["sampler"], z, cond, grid, seed=seed, indices=np.arange(len(z)))
+        rows = {"seed": seed, "indices": np.arange(len(z)), "batch_size": batch_of(self.manifest["shape"])}
+        return self.generator(weights, self.manifest["sampler"], z, cond, grid, **rows)

@@ -61,10 +61,16 @@ class Rounds:
 
 
 def halving(
-    start_steps: int, end_steps: int, updates: int, updates_last: int, stochastic: bool, factor: int = 2
+    start_steps: int,
+    end_steps: int,
+    updates: int,
+    updates_last: int,
+    stochastic: bool,
+    factor: int = 2,
+    last_from: int = 2,
 ) -> Rounds:
-    """Rounds from a teacher of `start_steps` steps down to a student of `end_steps`, `factor` times fewer each; N = 2
-    and 1 take `updates_last` updates.
+    """Rounds from a teacher of `start_steps` steps down to a student of `end_steps`, `factor` times fewer each; those
+    of N <= `last_from` take `updates_last` updates.
 
     Deterministic: N = start/2 ... end. Stochastic: N = start ... 2, since there a student's step is 2/N, and an N = 1
     round would learn its teacher's own x; the one-step student is that of N = 2 asked at t = 1. Raises `UserError`
@@ -83,7 +89,7 @@ def halving(
         n //= factor
     if not stochastic and num_steps[-1:] != [end_steps]:
         raise UserError(f"{start_steps} steps divided by {factor} again and again miss end_steps {end_steps}")
-    return Rounds(tuple(num_steps), tuple(updates_last if n <= 2 else updates for n in num_steps))
+    return Rounds(tuple(num_steps), tuple(updates_last if n <= last_from else updates for n in num_steps))
 
 
 def learning_rate(rounds: Rounds, lr: float, warmup: int, decay: str) -> Callable[[Array], Array]:

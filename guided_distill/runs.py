@@ -6,7 +6,7 @@ images = run.sample(16, steps=4, guidance=1.0, labels=3, seed=0)
 
 import dataclasses
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from guided_distill import codecs, guidance, parallel, presets, samplers, schedules
+from guided_distill import channels, codecs, conditions, guidance, parallel, presets, samplers, schedules
 from guided_distill.checkpoint import Checkpoints, fingerprint
 from guided_distill.denoiser import Parameterised
 from guided_distill.errors import UserError, one_of
-from guided_distill.generate import Generator, noise
+from guided_distill.generate import Generator, Paint, batch_of, noise
 from guided_distill.plugins import resolve
 from guided_distill.prediction import Denoiser
 
@@ -56,8 +56,9 @@ def parameterised(manifest: Mapping[str, Any]) -> Parameterised:
         network = make(**_tuples(arguments))
     except TypeError as error:
         raise UserError(f"network {name}: {error}") from error
+    shown = tuple(manifest.get("channels", ()))
     return Parameterised(
-        network, manifest["prediction"], manifest["time_input"], schedules.make(**manifest["schedule"])
+        network, manifest["prediction"], manifest["time_input"], schedules.make(**manifest["schedule"]), shown
     )
 
 
@@ -69,13 +70,8 @@ def network_fields(name: str) -> set[str]:
 def abstract_weights(manifest: Mapping[str, Any]) -> Any:
     """The weights' shapes and dtypes, nothing computed."""
     z = jnp.zeros((1, *manifest["code_shape"]), jnp.float32)
-    return jax.eval_shape(lambda key: parameterised(manifest).init(key, z, example_cond(manifest)), jax.random.key(0))
-
-
-def example_cond(manifest: Mapping[str, Any]) -> dict[str, jax.Array]:
-    """One example's cond, zeros."""
-    cond = {"guidance": jnp.zeros((1,), jnp.float32)}
-    return cond | ({"label": jnp.zeros((1,), jnp.int32)} if manifest["num_classes"] else {})
+    cond = conditions.example(manifest)
+    return jax.eval_shape(lambda key: parameterised(manifest).init(key, z, cond), jax.random.key(0))
 
 
 def bind(manifest: Mapping[str, Any]) -> Callable[[Any], Denoiser]:
@@ -88,7 +84,10 @@ def bind(manifest: Mapping[str, Any]) -> Callable[[Any], Denoiser]:
     )
     if kind == "external":
         limited = (lambda denoise: guidance.interval(denoise, *interval)) if interval else (lambda denoise: denoise)
-        null = {"label": manifest["num_classes"]}
+        null = conditions.null(manifest)
+        if manifest["guidance"].get("image"):
+            both = lambda denoise: guidance.guided_by_both(denoise, null, channels.NULL_IMAGE)  # noqa: E731
+            return lambda params: limited(both(network.bind(params)))
         return lambda params: limited(guidance.guided(network.bind(params), null))
     return network.bind if kind == "embedded" else lambda params: guidance.unguided(network.bind(params))
 
@@ -102,7 +101,7 @@ def _tuples(value):
 
 class Run:
     """A trained run. `.manifest`, `.schedule`, `.codec`, and `.denoise`: (z, logsnr, cond) -> Prediction with
-    cond["label"] and cond["guidance"]."""
+    cond["guidance"] and, where it knows them, cond["label"] and cond["text"]."""
 
     def __init__(self, run_dir: str | Path, step: int | None = None):
         self.dir = Path(run_dir)
@@ -181,7 +180,9 @@ class Run:
             trained[1] = trained[2]
         return trained
 
-    def _weights_for(self, steps: int) -> Any:
+    def weights_for(self, steps: int) -> Any:
+        """The weights that are sampled with in `steps` steps: those of its round, of a halved chain. Raises `UserError`
+        for steps that it was not trained for."""
         trained = self.trained_steps
         if steps < 1:
             raise UserError(f"steps {steps} is not positive")
@@ -209,24 +210,24 @@ class Run:
                 f"guidance {shown} is outside the range of {self.dir}: [{low:g}, {high:g}] (w = 0 is no guidance)"
             )
 
-    def _cond(self, num: int, w: float | np.ndarray | None, labels: int | np.ndarray | None) -> dict[str, np.ndarray]:
+    def cond(
+        self,
+        num: int,
+        guidance: float | np.ndarray | None = None,
+        labels: int | np.ndarray | None = None,
+        prompts: str | Sequence[str] | None = None,
+        negative_prompt: str | None = None,
+    ) -> dict[str, np.ndarray]:
+        """What `num` samples are told, for `denoise`: "guidance" and, where the run knows them, "label" and "text";
+        None as in `sample`. Raises `UserError` for what it does not know."""
+        w = guidance
         w = self.manifest["recommended"]["guidance"] if w is None else w
         w = np.asarray(w, np.float32)
         if w.shape not in ((), (num,)):
             raise UserError(f"guidance must be one number or {num} of them; got shape {w.shape}")
         cond = {"guidance": np.broadcast_to(w, (num,)).copy()}
         self.check_guidance(cond["guidance"])
-        classes = self.manifest["num_classes"]
-        if not classes:
-            if labels is not None:
-                raise UserError(f"{self.dir} has no classes, so it takes no labels")
-            return cond
-        label = np.arange(num) % classes if labels is None else np.asarray(labels)
-        if label.dtype.kind not in "iu" or label.ndim > 1 or (label.ndim == 1 and len(label) != num):
-            raise UserError(f"labels must be one integer or {num} of them")
-        if label.min() < 0 or label.max() >= classes:
-            raise UserError(f"labels must be in 0 .. {classes - 1}; got {label.min()} .. {label.max()}")
-        return cond | {"label": np.broadcast_to(label, (num,)).astype(np.int32)}
+        return cond | conditions.of(self.manifest, num, labels, prompts, negative_prompt, self.dir)
 
     def sample(
         self,
@@ -237,14 +238,17 @@ class Run:
         seed: int = 0,
         sampler: str | None = None,
         noise: np.ndarray | None = None,
-        batch_size: int = 256,
+        batch_size: int | None = None,
         clip: bool | None = None,
+        prompts: str | Sequence[str] | None = None,
+        negative_prompt: str | None = None,
     ) -> np.ndarray:
         """float32 [num, *shape]: images [h, w, c] in [-1, 1], or points.
 
         None = what the manifest recommends; labels None = all classes in turn; noise [num, *code shape] None = seeded,
         sample k being a function of (seed, k). `steps` = N of a halved chain takes the round-N weights. `clip`: x to
-        [-1, 1] at every step (False: images may end beyond). Raises `UserError` for what it cannot do.
+        [-1, 1] at every step (False: images may end beyond). `prompts`: one for all, or `num` of them; guidance leads
+        away from `negative_prompt`, where it is not built in. Raises `UserError` for what it cannot do.
         """
         if self.manifest["objective"] == "encoding":
             raise UserError(f"{self.dir} is an encoder: it goes towards noise, with Run.encode")
@@ -253,9 +257,11 @@ class Run:
         steps = self.default_steps() if steps is None else steps
         sampler = self.manifest["sampler"] if sampler is None else sampler
         self.check_sampler(sampler)
-        cond, weights, indices = self._cond(num, guidance, labels), self._weights_for(steps), np.arange(num)
+        cond = self.cond(num, guidance, labels, prompts, negative_prompt)
+        weights, indices = self.weights_for(steps), np.arange(num)
         z = self.noise(num, seed) if noise is None else _checked(noise, (num, *self.code_shape), "noise")
         grid = schedules.grid(self.schedule, steps)
+        batch_size = batch_size or batch_of(self.manifest["shape"])
         shared = {"seed": seed, "indices": indices, "batch_size": batch_size, "clip": clip}
         return self._generator(weights, sampler, z, cond, grid, **shared)
 
@@ -278,7 +284,8 @@ class Run:
         steps: int | None = None,
         labels: int | np.ndarray | None = None,
         guidance: float = 0.0,
-        batch_size: int = 256,
+        batch_size: int | None = None,
+        prompts: str | Sequence[str] | None = None,
     ) -> np.ndarray:
         """noise [num, *code shape]: DDIM upwards from images in [-1, 1] (or points), with a distilled encoder's own
         steps where it is one."""
@@ -288,14 +295,44 @@ class Run:
             )
         num = len(images)
         steps = self.default_steps() if steps is None else steps
-        cond, weights = self._cond(num, guidance, labels), self._weights_for(steps)
-        images = _checked(images, (num, *self.manifest["shape"]), "images")
-        starts = range(0, num, batch_size)
-        z = np.concatenate([self.codec.encode(jnp.asarray(images[k : k + batch_size])) for k in starts])
+        cond, weights = self.cond(num, guidance, labels, prompts), self.weights_for(steps)
+        z = self.codes(_checked(images, (num, *self.manifest["shape"]), "images"), batch_size)
+        batch_size = batch_size or batch_of(self.manifest["shape"])
         grid = schedules.encoding_grid(self.schedule, steps)
         return self._generator(
             weights, "ddim", z, cond, grid, seed=0, indices=np.arange(num), batch_size=batch_size, encode=True
         )
+
+    def codes(self, images: np.ndarray, batch_size: int | None = None) -> np.ndarray:
+        """What images in [-1, 1] (or points) are to the network, float32 [n, *code shape]."""
+        num, out = len(images), []
+        for start in range(0, num, size := min(batch_size or batch_of(self.manifest["shape"]), num)):
+            rows = np.arange(start, start + size) % num  # The last batch is filled up, so that one shape is compiled.
+            out.append(np.asarray(self.codec.encode(jnp.asarray(images[rows]))))
+        return np.concatenate(out)[:num]
+
+    def down(
+        self,
+        z: np.ndarray,
+        levels: jax.Array,
+        steps: int,
+        cond: Mapping[str, np.ndarray],
+        seed: int = 0,
+        sampler: str | None = None,
+        batch_size: int | None = None,
+        paint: Paint | None = None,
+    ) -> np.ndarray:
+        """Images from codes z [n, *code shape] at the first of the log-SNRs `levels`, by the weights for `steps` steps
+        along them: what `sample` does with noise, for whoever begins elsewhere. Raises `UserError` for a sampler that
+        the run cannot be asked for."""
+        sampler = self.manifest["sampler"] if sampler is None else sampler
+        self.check_sampler(sampler)
+        rows = {
+            "seed": seed,
+            "indices": np.arange(len(z)),
+            "batch_size": batch_size or batch_of(self.manifest["shape"]),
+        }
+        return self._generator(self.weights_for(steps), sampler, z, cond, levels, **rows, paint=paint)
 
 
 def _checked(array: np.ndarray, shape: tuple[int, ...], what: str) -> np.ndarray:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Bool, Float, Key
 
 from guided_distill.errors import one_of
 from guided_distill.prediction import Cond, Denoiser, Prediction, coefficients, expand
@@ -82,6 +82,19 @@ def forward_variance(noisier: Float[Array, " b"], cleaner: Float[Array, " b"]) -
     return -jnp.expm1(jnp.where(noisier == cleaner, 0.0, noisier - cleaner))
 
 
+def forward(
+    keys: Key[Array, " b"],
+    z: Float[Array, "b *s"],
+    cleaner: Float[Array, " b"],
+    noisier: Float[Array, " b"],
+) -> Float[Array, "b *s"]:
+    """A draw of q(z_t | z_s), t noisier than s: (alpha_t / alpha_s) z_s + sigma_t sqrt(1 - exp(logsnr_t - logsnr_s))
+    eps. From clean data (logsnr = +inf) it is alpha_t x + sigma_t eps; from a level to itself, z."""
+    (alpha_clean, _), (alpha, sigma) = coefficients(cleaner, z), coefficients(noisier, z)
+    deviation = sigma * expand(jnp.sqrt(forward_variance(noisier, cleaner)), z)
+    return (alpha / alpha_clean) * z + deviation * per_example_noise(keys, z)
+
+
 def _no_past(z):
     return ()
 
@@ -109,10 +122,7 @@ def _ancestral(exponent: float):
 def _stochastic(carry, keys, denoise, z, cond, logsnrs):
     # GD, stochastic sampling: down to k = t - 2/N without noise, then back up to s = t - 1/N with it.
     now, following, after = logsnrs
-    z_after = recombine(denoise(z, now, cond), after)
-    (alpha_after, _), (alpha_next, sigma_next) = coefficients(after, z), coefficients(following, z)
-    deviation = sigma_next * expand(jnp.sqrt(forward_variance(following, after)), z)
-    return carry, (alpha_next / alpha_after) * z_after + deviation * per_example_noise(keys, z)
+    return carry, forward(keys, recombine(denoise(z, now, cond), after), after, following)
 
 
 def _heun(carry, keys, denoise, z, cond, logsnrs):
@@ -144,6 +154,32 @@ def _dpmpp_2m(carry, keys, denoise, z, cond, logsnrs):
     _, sigma = coefficients(now, z)
     z = (sigma_next / sigma) * z - alpha_next * expand(jnp.expm1(-h), z) * data
     return (x, h), z
+
+
+def masked(step: Step, known: Float[Array, "b *s"], mask: Bool[Array, "b *s"], resample: int | Array = 1) -> Step:
+    """`step` that paints only where `mask` is true. Elsewhere stands `known`, clean data, at the level that the step
+    lands on, with fresh noise; at clean data as it is.
+
+    Each step is taken `resample` times (may be traced): in between, what it landed on goes back up, known and painted
+    alike, so that the two come to agree (RePaint: Lugmayr et al. 2022, algorithm 1, with jumps of one step. There the
+    last step is taken once; here as often as the others, since few-step models decide most of a picture in it). With a
+    mask that is true everywhere and `resample` 1 it is `step`, bit for bit.
+    """
+
+    def update(past, keys, denoise, z, cond, logsnrs):
+        now, following, _ = logsnrs
+        stream = lambda index: jax.vmap(jax.random.fold_in, (0, None))(keys, index)  # noqa: E731
+
+        def once(turn, state):
+            start = jnp.where(turn == 0, z, forward(stream(3 * turn), state[1], following, now))
+            own_keys = jnp.where(turn == 0, keys, stream(3 * turn + 1))
+            carry, painted = step.update(past, own_keys, denoise, start, cond, logsnrs)
+            there = forward(stream(3 * turn + 2), known, jnp.full_like(following, jnp.inf), following)
+            return carry, jnp.where(mask, painted, there)
+
+        return jax.lax.fori_loop(0, resample, once, (past, z))
+
+    return Step(step.init, update)
 
 
 ddim = Step(_no_past, _ddim)

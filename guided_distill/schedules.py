@@ -8,6 +8,7 @@ the last step of every sampler returns the predicted x.
 import dataclasses
 import functools
 import math
+from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
 import jax
@@ -88,27 +89,74 @@ class ShiftedCosine:
         return Cosine(self.logsnr_min, self.logsnr_max).inverse(jnp.asarray(logsnr, jnp.float32) - self._shift)
 
 
+def _squared_cosine(_: float, __: float, num: int) -> np.ndarray:
+    alpha_bar = np.cos((np.linspace(0, 1, num + 1) + 0.008) / 1.008 * np.pi / 2) ** 2
+    return np.minimum(1 - alpha_bar[1:] / alpha_bar[:-1], 0.999)
+
+
+BETAS = {
+    "scaled_linear": lambda start, end, num: np.linspace(start**0.5, end**0.5, num) ** 2,
+    "linear": np.linspace,
+    "squaredcos_cap_v2": _squared_cosine,
+}
+"""By the names that they have in diffusers: (beta_start, beta_end, num_timesteps) -> betas."""
+LOGSNR_OF_ZERO = -40.0
+"""What stands for the log-SNR of no signal at all, so that arithmetic stays finite: alpha is 2e-9, and float32 cannot
+tell 1 + alpha from 1."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Discrete:
-    """The discrete schedule of Stable Diffusion and LDM, beta linear in its square root, as a function of t.
+    """The discrete schedules of Stable Diffusion and LDM as functions of t.
 
     Index k of `num_timesteps` sits at t = (k + 1) / num_timesteps; log-SNR is linear in between, and goes on to
-    `logsnr_max` at t = 0. Its terminal SNR is not zero. Defaults are Stable Diffusion's; LDM ImageNet-256 has betas
-    0.0015 ... 0.0195.
+    `logsnr_max` at t = 0. Defaults are Stable Diffusion's; LDM ImageNet-256 has betas 0.0015 ... 0.0195.
+
+    Fields: `betas`: how they go from `beta_start` to `beta_end`, "scaled_linear" (linear in the square root), "linear",
+    or "squaredcos_cap_v2", which has no ends (Nichol and Dhariwal 2021, eq. 17); `trained_betas`: a list to be taken
+    instead; `zero_terminal_snr`: rescaled so that the last index is pure noise (Lin et al. 2023, algorithm 1), where
+    log-SNR is LOGSNR_OF_ZERO. Else the terminal SNR is not zero: z at t = 1 still holds alpha x, 7 % of it in Stable
+    Diffusion, and a sampler that starts from pure noise there starts from what the network was not trained on. Students
+    are trained on the same times, and start where their sampler starts.
+
+    Raises `UserError` for unknown `betas`, and for values that are none.
     """
 
     beta_start: float = 0.00085
     beta_end: float = 0.012
     num_timesteps: int = 1000
     logsnr_max: float = 20.0
+    betas: str = "scaled_linear"
+    trained_betas: Sequence[float] = ()
+    zero_terminal_snr: bool = False
+
+    def __post_init__(self):
+        one_of("betas of a schedule", self.betas, BETAS)
+        # JSON has lists; schedules have to be hashable.
+        object.__setattr__(self, "trained_betas", tuple(map(float, self.trained_betas)))
+        if self.trained_betas and len(self.trained_betas) != self.num_timesteps:
+            raise UserError(f"{len(self.trained_betas)} trained betas for {self.num_timesteps} timesteps; one for each")
+        values = self._betas()
+        if len(values) < 2 or not (np.all(values > 0) and np.all(values < 1)):
+            raise UserError(f"schedule Discrete: betas must be two or more, and between 0 and 1, not {values[:3]} ...")
+        if not np.all(np.diff(self.table[1]) < 0):
+            raise UserError(f"schedule Discrete: log-SNR must fall from logsnr_max {self.logsnr_max:g}, and rises")
+
+    def _betas(self) -> np.ndarray:
+        if self.trained_betas:
+            return np.array(self.trained_betas)
+        return BETAS[self.betas](self.beta_start, self.beta_end, self.num_timesteps)
 
     @functools.cached_property
     def table(self) -> tuple[np.ndarray, np.ndarray]:
         """(t, logsnr), both [num_timesteps + 1], t rising."""
-        betas = np.linspace(self.beta_start**0.5, self.beta_end**0.5, self.num_timesteps) ** 2
-        alpha_bar = np.cumprod(1 - betas)
-        logsnr = np.concatenate([[self.logsnr_max], np.log(alpha_bar) - np.log1p(-alpha_bar)])
-        return np.linspace(0, 1, self.num_timesteps + 1), logsnr
+        alpha_bar = np.cumprod(1 - self._betas())
+        if self.zero_terminal_snr:
+            first, last = np.sqrt(alpha_bar[[0, -1]])
+            alpha_bar = ((np.sqrt(alpha_bar) - last) * first / (first - last)) ** 2
+        with np.errstate(divide="ignore"):
+            logsnr = np.maximum(np.log(alpha_bar) - np.log1p(-alpha_bar), LOGSNR_OF_ZERO)
+        return np.linspace(0, 1, self.num_timesteps + 1), np.concatenate([[self.logsnr_max], logsnr])
 
     def __call__(self, t: ArrayLike) -> Array:
         """t -> logsnr."""

@@ -27,6 +27,7 @@ from guided_distill.errors import UserError
 
 FORMAT = 1
 WRITER = "group_size:1,uncompressed"  # A record is read alone, in any order.
+ENCODED = "encoded"  # The folder of the sets that `data encode` makes.
 READER = "readahead_buffer_size:0,max_parallelism:0"
 
 
@@ -62,26 +63,44 @@ def root(directory: str | Path | None = None) -> Path:
 
 def command(directory: Path) -> str:
     """The command that prepares, or mends, a split's directory."""
+    if directory.parents[1].name == ENCODED:
+        return f"python -m guided_distill data encode data:NAME:{directory.name} --name={directory.parent.name} ..."
     where = "" if directory.parents[1] == root() else f" --directory={directory.parents[1]}"
     return f"python -m guided_distill data prepare {directory.parent.name} --split={directory.name}{where}"
 
 
-def write(directory: Path, job: Job, workers: int = 1) -> "Shards":
+def write(directory: Path, job: Job, workers: int = 1, share: tuple[int, int] = (0, 1)) -> "Shards | None":
     """Makes the shards that are not there yet, or not as the index says, in `workers` processes, and opens them all.
 
-    Raises `UserError` when the directory holds records of another origin, when another process is at it, or when the
-    number of records in the end is wrong.
+    `share` = (k, n): every n-th shard from the k-th on, others being made by others, on other machines perhaps; None
+    for all who come before the last one has finished. Raises `UserError` when the directory holds records of another
+    origin, when another process is at it, or when the number of records in the end is wrong.
     """
-    directory.mkdir(parents=True, exist_ok=True)
-    with files.alone(directory, "prepared"):
-        index = _begun(directory, job)
-        names = [f"{k:05d}-of-{len(job.tasks):05d}.array_record" for k in range(len(job.tasks))]
-        index["shards"] = {n: index["shards"][n] for n in _bar(names, "checking") if _whole(directory, n, index)}
-        _save(directory, index)
-        pending = {n: task for n, task in zip(names, job.tasks, strict=True) if n not in index["shards"]}
+    part, parts = share
+    where = directory if parts == 1 else directory / f"share-{part}-of-{parts}"
+    where.mkdir(parents=True, exist_ok=True)
+    tasks = {f"{k:05d}-of-{len(job.tasks):05d}.array_record": task for k, task in enumerate(job.tasks)}
+    with files.alone(where, "prepared"):
+        index = _begun(where, job)
+        mine = list(tasks)[part::parts]
+        index["shards"] = {n: index["shards"][n] for n in _bar(mine, "checking") if _whole(directory, n, index)}
+        _save(where, index)
+        pending = {n: tasks[n] for n in mine if n not in index["shards"]}
         for name, entry in _bar(_written(directory, job, pending, workers), "writing", len(pending)):
             index["shards"][name] = entry
-            _save(directory, index)
+            _save(where, index)
+        for folder in directory.glob(f"share-*-of-{parts}") if parts > 1 else ():
+            if (folder / "index.json").is_file():
+                theirs = _load(folder)
+                own = json.loads(json.dumps(index))
+                if other := [key for key in own if key != "shards" and theirs.get(key) != own[key]]:
+                    told = f"{folder} holds a share of something else than {where} ({', '.join(other)} differs)"
+                    raise UserError(f"{told}: remove one of them")
+                index["shards"] |= theirs["shards"]
+        if len(index["shards"]) < len(tasks):
+            return None
+        index["shards"] = dict(sorted(index["shards"].items()))
+        _save(directory, index)
         written = sum(entry["records"] for entry in index["shards"].values())
         if written != job.total:
             (directory / "index.json").unlink()  # So that the next run, from a better source, starts afresh.

@@ -16,7 +16,9 @@ import numpy as np
 import optax
 
 from guided_distill import (
+    channels,
     codecs,
+    conditions,
     data,
     evaluate,
     golden,
@@ -94,17 +96,20 @@ def build(
     kind = objective.take("name")
     one_of("objective", kind, [EXACT, *names("objectives")])
     role = "exact" if kind == EXACT else resolve("objectives", kind).ROLE
-    teacher = None
-    if role in ("student", "chain"):
-        teacher = load_teacher(*(keys.take(name) for name in ("teacher", "teacher_unconditional", "teacher_command")))
+    teacher, start = load_above(keys, role, load_teacher)
     plan = make_rounds(keys, objective, role)
-    manifest = manifests.describe(keys, objective, kind, role, plan, teacher, load_data)
+    manifest = manifests.describe(keys, objective, kind, role, plan, teacher or start, load_data)
+    if start:
+        manifests.require_start(manifest, start)
     if teacher:
+        manifests.require_shown_alike(manifest, teacher)
         teachers.require_fit(manifest, teacher, objective.take("grid") if "grid" in objective else 0)
     guided = manifest["guidance"]["kind"] == "embedded"
     source, loop, layout = load_data(**manifest["data"]), make_loop(keys), make_layout(keys)
     bound = teacher.bind(guided, keys.part("compute").take("dtype")) if teacher else None
     code = codecs.load(**manifest["codec"])
+    if source.info.codec:  # What is read has been encoded, so no weights are needed to.
+        code = code._replace(encode=code.stored, weights=None, binder=None)
     ingredients = gather(keys, manifest, role, bound, plan, loop, source.info, code)
     optimiser = ingredients.optimiser
     require_calls_fit(loop, plan)
@@ -115,7 +120,7 @@ def build(
         runs.abstract_weights(manifest)
     except ValueError as error:
         raise UserError(f"config.network: {error}") from error
-    init = lambda leaves: initial_state(manifest, leaves, optimiser)  # noqa: E731
+    above, init = teacher or start, lambda leaves: initial_state(manifest, leaves, optimiser)
     return Stage(
         config=dict(config),
         manifest=manifest,
@@ -123,12 +128,23 @@ def build(
         source=source,
         rounds=plan,
         layout=layout,
-        abstract=lambda: jax.eval_shape(init, (teacher.abstract(guided) if teacher else {}) | named(code)),
-        leaves=lambda layout: (teacher.leaves(guided, layout) if teacher else {}) | codec_leaves(code, layout),
+        abstract=lambda: jax.eval_shape(init, (above.abstract(guided) if above else {}) | named(code)),
+        leaves=lambda layout: (above.leaves(guided, layout) if above else {}) | codec_leaves(code, layout),
         init=init,
         promote=lambda current: state.promote(current, optimiser),
         steps=make_steps(ingredients, manifest, teacher, code),
     )
+
+
+def load_above(
+    keys: Keys, role: str, load_teacher: Callable[..., teachers.Teacher]
+) -> tuple[teachers.Teacher | None, teachers.Teacher | None]:
+    """(whom the stage learns from, the run that a teacher starts from: config.start), each None where there is none."""
+    if role in ("student", "chain"):
+        return load_teacher(*map(keys.take, ("teacher", "teacher_unconditional", "teacher_command"))), None
+    if role == "teacher" and "start" in keys:
+        return None, load_teacher(keys.take("start"), "", keys.take("start_command"))
+    return None, None
 
 
 def gather(
@@ -157,6 +173,7 @@ def gather(
         flip=info.flip,
         accumulate=loop.accumulate,
         draws=code.draws,
+        show=make_show(keys, manifest),
     )
 
 
@@ -227,9 +244,10 @@ def make_rounds(keys: Keys, objective: Keys, role: str) -> rounds.Rounds:
     last = round(updates * part.take("last_updates_factor"))
     if last < 1:
         raise UserError(f"config.halving.last_updates_factor leaves {last} updates to the last rounds")
+    last_from = part.take("last_from") if "last_from" in part else 2
     stochastic = "stochastic" in objective and objective.take("stochastic")
     steps = [part.take(name) for name in ("start_steps", "end_steps")]
-    return rounds.halving(*steps, updates, last, stochastic, part.take("factor"))
+    return rounds.halving(*steps, updates, last, stochastic, part.take("factor"), last_from)
 
 
 def make_objective(kind: str, keys: Keys, manifest: Mapping[str, Any]) -> Objective:
@@ -240,8 +258,16 @@ def make_objective(kind: str, keys: Keys, manifest: Mapping[str, Any]) -> Object
     if "factor" in known:
         own["factor"] = keys.part("halving").take("factor")
     if "null" in known:
-        own["null"] = {"label": manifest["num_classes"]} if manifest["num_classes"] else {}
+        own["null"] = conditions.null(manifest) if manifest["guidance"]["kind"] == "external" else {}
     return part.call(make, but=("name", "weighting", "guidance_interval"), **own)
+
+
+def make_show(keys: Keys, manifest: Mapping[str, Any]) -> channels.Show | None:
+    """What a batch is given for what the network is shown; None where that is nothing."""
+    if tuple(manifest["channels"]) != channels.EDITING:
+        return channels.inpainting if manifest["channels"] else None
+    dropped = manifest["guidance"].get("image")
+    return channels.editing(*((keys.take("image_dropout"), conditions.null(manifest)) if dropped else (0.0, {})))
 
 
 def bind_student(manifest: Mapping[str, Any], role: str) -> Callable:
@@ -303,9 +329,13 @@ def meaning(manifest: Mapping[str, Any]) -> tuple[Any, ...]:
 def initial_state(
     manifest: Mapping[str, Any], leaves: dict[str, Any], optimiser: optax.GradientTransformation
 ) -> state.TrainState:
-    """The state at step 0, for jit. A student that inherits its network starts from the (main) teacher's weights."""
+    """The state at step 0, for jit. A student that inherits its network starts from the (main) teacher's weights; a
+    teacher does from those of another run, which are no part of its state."""
     z = jnp.zeros((1, *manifest["code_shape"]), jnp.float32)
-    params = runs.parameterised(manifest).init(streams.key(manifest["seed"], "init", 0), z, runs.example_cond(manifest))
+    cond = conditions.example(manifest)
+    params = runs.parameterised(manifest).init(streams.key(manifest["seed"], "init", 0), z, cond)
     if manifest["starts_from_teacher"]:
         params, _ = state.graft(params, leaves["teacher"])
+    if not manifest["teacher"]:
+        leaves = {name: leaf for name, leaf in leaves.items() if name != "teacher"}
     return state.create({"student": params}, leaves, optimiser, manifest["ema"] > 0)

@@ -10,6 +10,8 @@ import optax
 from guided_distill.errors import UserError
 
 Params = Any
+INPUT = "['conv_in']['kernel']"
+"""The kernel [..., channels in, out] of the convolution that reads z, and what is shown beside it."""
 CODEC = "codec"
 """Under which name the codec's weights are among the frozen ones, where it has any."""
 
@@ -57,6 +59,9 @@ def graft(new: Params, old: Params) -> tuple[Params, list[str]]:
     """`old` weights in the tree of `new`, where they fit: (weights, names of the leaves that `old` lacks, which stay as
     in `new`).
 
+    An INPUT that reads more channels than `old` does is padded with zeros, and named, too: those are not seen yet (GD,
+    inpainting: zero-initialised extra channels).
+
     Raises `UserError` for leaves that `new` lacks, and for other shapes.
     """
     flat_new, tree = jax.tree_util.tree_flatten_with_path(new)
@@ -65,7 +70,11 @@ def graft(new: Params, old: Params) -> tuple[Params, list[str]]:
     for path, leaf in flat_new:
         name = jax.tree_util.keystr(path)
         given = flat_old.pop(name, None)
-        if given is None:
+        if name == INPUT and given is not None and reads_more(leaf.shape, given.shape):
+            more = jnp.zeros((*leaf.shape[:-2], leaf.shape[-2] - given.shape[-2], leaf.shape[-1]), given.dtype)
+            given = jnp.concatenate([given, more], axis=-2)
+            added.append(name)
+        elif given is None:
             added.append(name)
         elif given.shape != leaf.shape:
             wrong.append(f"{name}: {given.shape} for {leaf.shape}")
@@ -75,3 +84,8 @@ def graft(new: Params, old: Params) -> tuple[Params, list[str]]:
             "the teacher's weights do not fit: " + "; ".join(wrong + [f"{name}: unexpected" for name in flat_old])
         )
     return jax.tree.unflatten(tree, leaves), added
+
+
+def reads_more(new: tuple[int, ...], old: tuple[int, ...]) -> bool:
+    """Whether kernels of these shapes differ in that the `new` one has more input channels."""
+    return (*new[:-2], new[-1]) == (*old[:-2], old[-1]) and new[-2] > old[-2]

@@ -160,7 +160,7 @@ class Measure:
         self.subject, self.partner, self.num = subject, partner, num
         self.metrics = evaluate.default_metrics(features)
         name, self.features = evaluate.load_features(features, weights)
-        self.source = data.load(**{**subject.manifest["data"], "split": split})
+        self.source = data.images(**{**subject.manifest["data"], "split": split})
         self.logits = "inception_score" in self.metrics
         self.real = evaluate.reference(self.source, self.features, num_reference, 0, evaluate.CACHE, self.logits)
         self.data_saturation = None
@@ -168,8 +168,8 @@ class Measure:
             size = min(len(self.source), DATA_IMAGES)
             index = np.linspace(0, len(self.source) - 1, size).astype(int)
             self.data_saturation = saturated(self.source[index]["x"])
-        classes = subject.manifest["num_classes"]
-        self.labels = np.arange(num) % classes if classes else None
+        self.told = evaluate.told(subject.manifest, self.source, num)
+        self.labels = self.told.get("labels")
         self.settings = {"features": name, "num": num, "hash": subject.hash}
         self.settings |= {"reference": f"{subject.manifest['data']['name']}:{split}"}
         self.settings |= {"num_reference": len(self.real.features), "num_available": len(self.source)}
@@ -188,7 +188,7 @@ class Measure:
         partner = None
         if self.partner is not None:
             if (seed, w) not in self._partners:
-                drawn = self.partner.sample(self.num, None, w, self.labels, seed)  # From the same noise.
+                drawn = self.partner.sample(self.num, None, w, seed=seed, **self.told)  # From the same noise.
                 self._partners = {(seed, w): evaluate.feature_set(drawn, self.labels, self.features)}
             partner = self._partners[seed, w]
         fake = evaluate.feature_set(images, self.labels, self.features, logits=self.logits)
@@ -200,12 +200,12 @@ class Measure:
 
     def _drawn(self, steps: int, w: float, seed: int, sampler: str) -> tuple[np.ndarray, float]:
         """(samples, seconds of each, compilation left out)."""
-        ask = (self.num, steps, w, self.labels, seed, sampler)
-        images, rate = self.subject.sample(*ask), self.subject.images_per_second
+        ask = {"num": self.num, "steps": steps, "guidance": w, "seed": seed, "sampler": sampler, **self.told}
+        images, rate = self.subject.sample(**ask), self.subject.images_per_second
         if rate is not None:
             return images, 1 / rate
         clock = time.perf_counter()  # A single batch, which may have been compiled just now: once more.
-        self.subject.sample(*ask)
+        self.subject.sample(**ask)
         return images, (time.perf_counter() - clock) / self.num
 
 

@@ -5,7 +5,7 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from guided_distill import guidance, parallel, runs
+from guided_distill import conditions, guidance, parallel, runs, schedules
 from guided_distill.errors import UserError
 from guided_distill.prediction import Denoiser
 
@@ -41,8 +41,7 @@ class Teacher:
             bind = runs.bind(manifest)
             return lambda leaves: bind(leaves["teacher"])
         main, other = runs.parameterised(manifest), runs.parameterised(other)
-        classes = self.other.manifest["num_classes"]
-        null = {"label": classes} if classes else {}
+        null = conditions.null(self.other.manifest)
         return lambda leaves: guidance.guided(main.bind(leaves["teacher"]), null, other.bind(leaves["unconditional"]))
 
     def _runs(self, guided: bool) -> dict[str, runs.Run]:
@@ -71,7 +70,7 @@ def load(run_dir: str, other_dir: str, command: str) -> Teacher:
         return Teacher(main)
     other = _load(other_dir, command)
     for key in ("code_shape", "schedule", "codec"):
-        _require_same(key, other.manifest, main.manifest, f"{other_dir} does not go with {run_dir}")
+        require_same(key, other.manifest, main.manifest, f"{other_dir} does not go with {run_dir}")
     if main.manifest["guidance"]["kind"] == "embedded":
         raise UserError(f"{run_dir} has its guidance built in: it takes no second, unconditional run")
     return Teacher(main, other)
@@ -79,10 +78,10 @@ def load(run_dir: str, other_dir: str, command: str) -> Teacher:
 
 def require_fit(manifest: Mapping[str, Any], teacher: Teacher, grid: int = 0) -> None:
     """Raises `UserError` unless a student of this manifest can learn from the teacher: shape, schedule, codec, classes,
-    range of w; of a halved chain only at the times that its last round knows, `grid` of them."""
+    text, range of w; of a halved chain only at the times that its last round knows, `grid` of them."""
     where = f"the teacher {teacher.main.dir} does not fit"
-    for key in ("code_shape", "schedule", "codec", "num_classes"):
-        _require_same(key, teacher.manifest, manifest, where)
+    for key in ("code_shape", "schedule", "codec", "num_classes", "text"):
+        require_same(key, teacher.manifest, manifest, where)
     low, high = teacher.w_range
     if teacher.manifest["rounds"] is not None and grid != (known := teacher.manifest["rounds"][-1][0]):
         raise UserError(
@@ -115,6 +114,16 @@ def _load(run_dir: str, command: str) -> runs.Run:
     return run
 
 
-def _require_same(key: str, theirs: Mapping[str, Any], ours: Mapping[str, Any], where: str) -> None:
-    if theirs[key] != ours[key]:
-        raise UserError(f"{where}: its {key} is {theirs[key]}, not {ours[key]}")
+IS = {
+    "codec": lambda codec: {key: value for key, value in codec.items() if key not in ("weights", "sample", "tile")},
+    "text": lambda text: text and {key: value for key, value in text.items() if key not in ("weights", "vocabulary")},
+    "schedule": lambda schedule: schedules.make(**schedule),
+}
+"""What entries of manifests come down to: weights are known by their sha256, wherever they are."""
+
+
+def require_same(key: str, theirs: Mapping[str, Any], ours: Mapping[str, Any], where: str) -> None:
+    """Raises `UserError`, beginning with `where`, unless an entry of two manifests comes down to the same."""
+    is_ = IS.get(key, lambda value: value)
+    if is_(theirs.get(key)) != is_(ours.get(key)):
+        raise UserError(f"{where}: its {key} is {theirs.get(key)}, not {ours.get(key)}")

@@ -38,6 +38,8 @@ STORAGES = {
     "ByteStorage": np.uint8,
     "BoolStorage": np.bool_,
 }
+ENTRY = re.compile(r"(?<!^linear)_(\d+)$")
+"""How the name of a layer ends that is an entry of a list: layers_0 is layers.0. linear_1 of diffusers is a name."""
 
 
 def load(path: str | Path, sha256: str) -> dict[str, np.ndarray]:
@@ -224,7 +226,7 @@ def to_flax(given: Mapping[str, np.ndarray], shapes: Mapping[str, Any], what: st
     [o, i, h, w] -> [h, w, i, o]. Raises `UserError`, "these are not the weights of <what>", that lists what is missing,
     not expected, or of another shape.
     """
-    leaves = {_torch_name(path): (path, leaf.shape) for path, leaf in flatten_dict(dict(shapes)).items()}
+    leaves = {torch_name(path): (path, leaf.shape) for path, leaf in flatten_dict(dict(shapes)).items()}
     turned = {
         name: _turned(array) if name in leaves and leaves[name][0][-1] == "kernel" else array
         for name, array in given.items()
@@ -244,9 +246,22 @@ def to_flax(given: Mapping[str, np.ndarray], shapes: Mapping[str, Any], what: st
     return unflatten_dict({path: turned[name].astype(np.float32) for name, (path, _) in leaves.items()})
 
 
-def _torch_name(path: tuple[str, ...]) -> str:
+def to_torch(params: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """The parameters of a Flax module by PyTorch's names and in its layout, float32 and contiguous: `to_flax`,
+    undone."""
+    arrays = {}
+    for path, leaf in flatten_dict(dict(params)).items():
+        array = np.asarray(leaf, np.float32)
+        if path[-1] == "kernel":
+            array = array.transpose(3, 2, 0, 1) if array.ndim == 4 else array.T
+        arrays[torch_name(path)] = np.ascontiguousarray(array)
+    return arrays
+
+
+def torch_name(path: tuple[str, ...]) -> str:
+    """("layers_0", "fc1", "kernel") -> "layers.0.fc1.weight"."""
     *layers, leaf = path
-    layers = [re.sub(r"_(\d+)$", r".\1", layer) for layer in layers]
+    layers = [ENTRY.sub(r".\1", layer) for layer in layers]
     return ".".join([*layers, "weight" if leaf in ("kernel", "scale", "embedding") else leaf])
 
 

@@ -23,7 +23,8 @@ class Ingredients:
     """What a step is made of; nothing in here is trained.
 
     `student(params, dropout_key or None)` and `teacher(teacher leaves)` give Denoisers; `encode` takes images in [-1,
-    1] to what is diffused, and if it `draws` a key beside them.
+    1] to what is diffused, and if it `draws` a key beside them; `show` (see `channels`) adds what a network is shown
+    beside that.
     """
 
     objective: Objective | None
@@ -39,6 +40,7 @@ class Ingredients:
     flip: bool = False
     accumulate: int = 1
     draws: bool = False
+    show: Callable[[Array, dict[str, Any]], dict[str, Any]] | None = None
 
 
 def optimiser(
@@ -151,13 +153,19 @@ def total_loss(
 
 
 def prepare(of: Ingredients, batch: Mapping[str, Any], draw: Array) -> dict[str, Any]:
-    """The raw batch flipped at random (where its data set allows it) and encoded, on the device."""
-    x = batch["x"]
+    """The raw batch flipped at random (where its data set allows it) and encoded, on the device, with what is shown."""
+    images = {name: batch[name] for name in ("x", "image") if name in batch}
+    told = {name: value for name, value in batch.items() if name not in images}
     if of.flip:
-        chosen = jax.random.bernoulli(streams.key(of.seed, "flip", draw), 0.5, (x.shape[0], 1, 1, 1))
-        x = jnp.where(chosen, x[:, :, ::-1], x)
+        chosen = jax.random.bernoulli(streams.key(of.seed, "flip", draw), 0.5, (batch["x"].shape[0], 1, 1, 1))
+        images = {name: jnp.where(chosen, image[:, :, ::-1], image) for name, image in images.items()}
     key = (streams.key(of.seed, "encode", draw),) if of.draws else ()
-    return {**batch, "x": of.encode(to_float(x), *key)}
+    codes = {"x": of.encode(to_float(images["x"]), *key)}
+    if of.show is None:
+        return {**told, **codes}
+    if "image" in images:
+        codes["image"] = of.encode(to_float(images["image"]))
+    return of.show(streams.key(of.seed, "show", draw), {**told, **codes})
 
 
 def moving_average(ema: Any, params: Any, decay: float, done: Array) -> Any:

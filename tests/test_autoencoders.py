@@ -15,7 +15,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from configs import digits_stage2, digits_teacher
-from guided_distill import codecs, data, files, rounds, runs, stages, state, train_step, trainer
+from guided_distill import codecs, data, files, latents, rounds, runs, stages, state, torch_weights, train_step, trainer
 from guided_distill.codecs import _latent, kl_vae, vq_vae
 from guided_distill.errors import UserError
 from guided_distill.generate import Generator
@@ -157,7 +157,7 @@ def test_real_sizes_have_the_arrays_of_diffusers(case, keys, size):
     side = network.factor
     shapes = jax.eval_shape(network.init, jax.random.key(0), jnp.zeros((1, side, side, 3)))["params"]
     zeros = jax.tree.map(lambda leaf: np.broadcast_to(np.float32(0), leaf.shape), shapes)
-    found = {name: list(array.shape) for name, array in _latent.named(zeros).items()}
+    found = {name: list(array.shape) for name, array in torch_weights.to_torch(zeros).items()}
     assert found == layout(case) and len(found) == keys
     assert sum(math.prod(shape) for shape in found.values()) == size
     assert sum(leaf.size for leaf in jax.tree.leaves(shapes)) == size
@@ -280,14 +280,14 @@ def test_a_wrong_scale_is_told_with_the_right_one():
     z = np.random.default_rng(0).standard_normal((4, 8, 8, 4)).astype(np.float32)
     z /= z.std()
     for deviation in (0.35, 1.0, 2.9):
-        kl_vae.check_scale(deviation * z, 0.5)
-    with pytest.raises(UserError, match=r"deviation of 5 with scale 0\.5; scale=0\.1 would make it 1"):
-        kl_vae.check_scale(5 * z, 0.5)
-    with pytest.raises(UserError, match=r"deviation of 0\.1 with scale 0\.5; scale=5 would make it 1"):
-        kl_vae.check_scale(jnp.asarray(0.1 * z), 0.5)
+        latents.require_scale(deviation * z)
+    with pytest.raises(UserError, match=r"deviation of 5, .* take a scale 0\.2 times as large"):
+        latents.require_scale(5 * z)
+    with pytest.raises(UserError, match=r"deviation of 0\.1, .* take a scale 10 times as large"):
+        latents.require_scale(0.1 * z)
     for broken in (0 * z, np.full((2, 2), np.nan, np.float32)):
         with pytest.raises(UserError, match="they are broken"):
-            kl_vae.check_scale(broken, 1.0)
+            latents.require_scale(broken)
 
 
 def test_the_loss_is_reconstruction_and_divergence():

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from configs import digits_stage1, digits_stage2, digits_teacher
-from guided_distill import costs, flops, plans, runs, samplers, schedules, sweeps, train_step
+from guided_distill import conditions, costs, flops, plans, runs, samplers, schedules, sweeps, train_step
 from guided_distill.__main__ import main
 from guided_distill.errors import UserError
 from guided_distill.report import chain, parts
@@ -56,7 +56,7 @@ def test_evaluations_are_what_a_sampler_does(digits):
         def whole(params, z, cond, manifest=manifest, sampler=sampler, grid=grid):
             return samplers.sample(jax.random.key(0), runs.bind(manifest)(params), samplers.get(sampler), z, cond, grid)
 
-        counted = flops.count(whole, runs.abstract_weights(manifest), z, runs.example_cond(manifest))
+        counted = flops.count(whole, runs.abstract_weights(manifest), z, conditions.example(manifest))
         one = costs.step_flops(manifest, guided=False)
         assert counted / one == pytest.approx(sweeps.evaluations(manifest, sampler, 8), rel=0.05)
 

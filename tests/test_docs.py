@@ -82,7 +82,7 @@ def test_notebooks_are_thin_and_clean(path):
 def test_notebooks_run(path, tmp_path, monkeypatch):
     nbclient, nbformat = pytest.importorskip("nbclient"), pytest.importorskip("nbformat")
     monkeypatch.setenv("GUIDED_DISTILL_TINY", "1")
-    for name in ("guided_distill", "configs", "requirements.txt"):
+    for name in ("guided_distill", "configs", "experiments", "requirements.txt"):
         (tmp_path / name).symlink_to(ROOT / name)
     notebook = nbformat.read(path, as_version=4)
     client = nbclient.NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(tmp_path)}})

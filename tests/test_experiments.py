@@ -3,9 +3,10 @@
 import json
 import sys
 
+import numpy as np
 import pytest
 
-from experiments import ablations, demo, digits, mixture2d, publish, publish_ablations
+from experiments import ablations, demo, digits, emoji, matcher, mixture2d, publish, publish_ablations
 from guided_distill.errors import UserError
 
 
@@ -118,3 +119,33 @@ def test_digits_and_demo(tmp_path, monkeypatch, capsys):
     ).read_text()
     run(demo, monkeypatch, f"--workdir={tmp_path / 'demo'}", "--tiny")
     assert "| student | 4 | 4 |" in capsys.readouterr().out and (tmp_path / "demo" / "sheet.png").exists()
+
+
+@pytest.mark.slow
+def test_emoji_goes_from_pictures_to_one_step(tmp_path, monkeypatch, capsys):
+    command = (emoji, monkeypatch, f"--workdir={tmp_path}", "--tiny")
+    run(*command)
+    rows = json.loads((tmp_path / "results.json").read_text())
+    methods = {"real pictures", "teacher", "matched", "student", "DDIM on the teacher", "DPM-Solver++ on the teacher"}
+    assert {row["method"] for row in rows} == methods
+    for row in rows:
+        assert 0 <= row["r_precision"] <= 1 and 0 <= row["held_out_r_precision"] <= 1
+        assert row["method"] != "teacher" or row["paired_distance"] == 0
+    assert {path.name for path in tmp_path.glob("sheet_*.png")} == {"sheet_seen_w2.png", "sheet_held_out_w2.png"}
+    capsys.readouterr()
+    run(*command)  # again: everything stands
+    assert "method=" not in capsys.readouterr().out
+
+
+def test_a_matcher_finds_captions_of_pictures_that_say_them():
+    rng = np.random.default_rng(0)
+    captions = [f"word{k}" for k in range(150)]
+    vectors = dict(zip(captions, rng.standard_normal((150, 8)), strict=True))
+    embed = lambda texts: np.stack([vectors[text] for text in texts])  # noqa: E731
+    told = [captions[k] for k in rng.integers(0, 150, 600)]
+    mixing = rng.standard_normal((8, 20))
+    features = embed(told) @ mixing + 0.05 * rng.standard_normal((600, 20))
+    judge = matcher.Matcher(features, told, embed)
+    assert judge.left_out > 0.95 and judge.precision(features, told) > 0.95
+    others = told[1:] + told[:1]
+    assert judge.precision(features, others) < 0.05 and judge.precision(rng.standard_normal((600, 20)), told) < 0.05

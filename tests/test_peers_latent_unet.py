@@ -15,6 +15,7 @@ import pytest
 import test_latent_unet as own
 from safetensors.numpy import save_file
 
+from guided_distill import torch_weights
 from guided_distill.layers.embeddings import sinusoidal
 from guided_distill.models import latent_unet
 
@@ -118,7 +119,7 @@ def test_keys_at_real_size_are_its(preset, channels, w):
 
     network = latent_unet.Network(out_channels=channels, embed_guidance=w, **latent_unet.PRESETS[preset])
     flat = own.traverse_util.flatten_dict(latent_unet.shapes(network, channels))
-    ours = {latent_unet._diffusers.key(path): sorted(leaf.shape) for path, leaf in flat.items()}
+    ours = {torch_weights.torch_name(path): sorted(leaf.shape) for path, leaf in flat.items()}
     with torch.device("meta"):
         _, theirs = model_of(latent_unet._diffusers.config_of(network, channels, None))
     assert ours == {key: sorted(shape) for key, shape in theirs.items()}

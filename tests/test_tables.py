@@ -9,13 +9,26 @@ import numpy as np
 import pytest
 
 from configs import cifar10_stage1, cifar10_stage2
-from experiments import cifar10, fashion_mnist, imagenet64, measure, paper, publish_table, published, tables
+from experiments import (
+    cifar10,
+    fashion_mnist,
+    imagenet64,
+    imagenet256,
+    laion512,
+    measure,
+    paper,
+    publish_table,
+    published,
+    tables,
+)
 from experiments.results import Results
+from guided_distill import data, generate, samplers, trainer
 from guided_distill.errors import UserError
-from guided_distill.metrics import FeatureSet, frechet
+from guided_distill.metrics import FeatureSet, clip_score, frechet
 
 ROOT = Path(__file__).parents[1]
 MODULES = {module.TABLE.name: module for module in (cifar10, fashion_mnist, imagenet64)}
+LATENT = {module.TABLE.name: module for module in (imagenet256, laion512)}
 
 
 def plan(table, argument=""):
@@ -48,6 +61,33 @@ def test_the_plan_is_the_papers_table(name):
     assert {(f.method, f.steps, f.guidance) for f in table.figures if f.verified and f.steps} <= measured
 
 
+@pytest.mark.parametrize("name", LATENT)
+@pytest.mark.parametrize("argument", ["", "tiny"])
+def test_the_plan_in_latent_space(name, argument):
+    table = tables.tiny(LATENT[name].TABLE) if argument else LATENT[name].TABLE
+    planned, rows = plan(table, argument)
+    assert [training.name for training in planned] == ["teacher", "matched", "student"]
+    assert {row.run for row in rows} == {training.name for training in planned}
+    student = planned[-1].config.objective
+    for w in table.guidance:
+        assert student.w_min <= w <= student.w_max and planned[1].config.objective.w_min <= w
+        cost = {}
+        for row in rows:
+            if row.guidance == w:
+                cost.setdefault(row.method, set()).add(row.evaluations)
+        shared = cost["student"] & cost["DDIM on the teacher"] & cost["DPM-Solver++ on the teacher"]
+        assert cost["student"] == set(table.steps) and shared == cost["student"] - {1}
+    many = planned[0].config.sampling.steps
+    assert {row.evaluations for row in rows if row.method == "teacher"} == {2 * many}
+    if argument:
+        assert planned[0].config.data.shape[2] == 3  # So that it can be shown.
+
+
+def test_a_teacher_that_is_given_is_not_trained():
+    planned, rows = plan(imagenet256.TABLE)
+    assert [training.name for training in tables.to_train(planned[1:], rows)] == ["matched", "student"]
+
+
 def test_examples_are_those_of_all_rounds():
     planned = {training.name: training for training in tables.trainings(cifar10.TABLE, "")}
     assert planned["matched"].examples == 50_000 * 128
@@ -59,11 +99,14 @@ def test_examples_are_those_of_all_rounds():
     assert planned["matched_single_w1"].config.arguments == cifar10_stage1.get_config("w=1").arguments
 
 
-@pytest.mark.parametrize("name, giga", [("imagenet64", 219), ("cifar10", 36)])
+@pytest.mark.parametrize(
+    "name, giga", [("imagenet64", 219), ("cifar10", 36), ("imagenet256", 2 * 103.6), ("laion512", 2 * (339 + 62.3))]
+)
 def test_flops_of_the_papers_networks(name, giga):
-    """219 GFLOP is the figure that others count for a network of this size at 64 x 64."""
-    table = MODULES[name].TABLE
-    counted = tables.forward_flops(table.teacher.get_config()) / 1e9
+    """219 GFLOP is the figure that others count for a network of this size at 64 x 64. Of LDM's it is 103.6 G multiply-
+    adds, of Stable Diffusion's 339 G without attention's products of states, which are 62.3 G more: 2 n² d a layer."""
+    table = {**MODULES, **LATENT}[name].TABLE
+    counted = tables.forward_flops(table.teacher.get_config(table.stand_in)) / 1e9
     assert abs(counted / giga - 1) < 0.02
 
 
@@ -84,6 +127,21 @@ def test_an_unknown_part_is_named(monkeypatch, tmp_path):
     monkeypatch.setattr(sys, "argv", ["x", f"--workdir={tmp_path}", "--tiny", "--only=stocastic"])
     with pytest.raises(UserError, match=r"stocastic.*valid: core, stochastic, single_w, unguided"):
         cifar10.main()
+
+
+def test_captions_have_to_be_named(monkeypatch, tmp_path):
+    """Before anything is trained or written."""
+    monkeypatch.setattr(sys, "argv", ["x", f"--workdir={tmp_path / 'x'}"])
+    with pytest.raises(UserError, match=r"captions.*--reference=data:captioned_folder:path=FOLDER:size=512"):
+        laion512.main()
+    assert not (tmp_path / "x").exists()
+
+
+def test_a_dry_run_with_a_teacher_that_is_there(capsys, monkeypatch, tmp_path):
+    monkeypatch.setattr(sys, "argv", ["x", f"--workdir={tmp_path}", "--dry-run", "--tiny", "--teacher=elsewhere"])
+    laion512.main()
+    printed = capsys.readouterr().out
+    assert "train matched" in printed and "train teacher" not in printed and "0.275" in printed
 
 
 def figure(metric="FID", source="somewhere", **changes):
@@ -109,6 +167,29 @@ def test_a_difference_and_its_interval_over_seeds():
     assert part.values and part.missing == "against 5,000 images instead of all" and part.text()[6] == ""
     (own,) = beside([figure(steps=0)], [{**key, "steps": 0, "frechet_distance": 2.0}])
     assert not own.values and "source's own" in own.missing and own.text()[1] == "own"
+
+
+def test_a_clip_score_is_a_cosine_of_as_many_pairs():
+    row = {"method": "student", "steps": 4, "guidance": 0.3, "clip_score": 31.0, "frechet_distance": 25.0}
+    of = figure("CLIP", value=0.3, num=5_000)
+    (cell,) = beside([of], [row], num=5_000, clip=True, features="efficientnet_lite0")
+    assert cell.values == (pytest.approx(0.31),) and cell.difference == pytest.approx(0.01)
+    (more,) = beside([of], [row], clip=True)
+    assert more.missing == "50,000 samples instead of 5,000" and more.difference is None
+    (none,) = beside([of], [row], num=5_000)
+    assert "--clip=FOLDER" in none.missing and not none.values
+
+
+def test_a_figure_of_an_unknown_strength_has_no_difference():
+    row = {"method": "student", "steps": 4, "guidance": None, "frechet_distance": 25.0}
+    (cell,) = beside([figure(guidance=None, num=5_000)], [row], num=5_000)
+    assert "w that was not found" in cell.missing and cell.difference is None and cell.text()[2] == "?"
+    found = published.FIGURES["laion512"]
+    assert {(f.steps, f.metric): f.value for f in found} == {
+        **{(1, "FID"): 37.2, (2, "FID"): 26.0, (4, "FID"): 26.4},
+        **{(1, "CLIP"): 0.275, (2, "CLIP"): 0.297, (4, "CLIP"): 0.3},
+    }
+    assert all(f.guidance is None and f.num == 5_000 for f in found)
 
 
 @pytest.mark.parametrize(
@@ -224,6 +305,65 @@ def test_distances_to_the_teacher_are_of_samples_that_share_no_noise():
     assert moved["frechet_to_teacher"] == pytest.approx(3.0, rel=0.1) and "kernel_to_teacher" not in moved
 
 
+SIDE = (4, 4, 3)
+CAPTIONED = {"name": "synthetic", "shape": SIDE, "num": 10, "num_classes": 3, "captions": True}
+
+
+class Painter:
+    """A run in place of a network: its noise, with the caption's last digit on top."""
+
+    code_shape, hash, images_per_second = SIDE, "a painter", None
+
+    def __init__(self):
+        self.manifest = {"data": CAPTIONED, "num_classes": 0, "text": {"name": "words"}, "shape": list(SIDE)}
+        self.asked = []
+
+    def sample(self, num, steps, w, labels, seed, sampler, noise, clip, prompts):
+        self.asked.append(prompts)
+        noise = generate.noise(seed, np.arange(num), SIDE) if noise is None else noise
+        return np.tanh(noise + np.array([int(prompt[-1]) for prompt in prompts])[:, None, None, None])
+
+
+def seen_by_clip():
+    flat = lambda images: images.reshape(len(images), -1).astype(np.float64)  # noqa: E731
+    return clip_score.Clip(flat, lambda texts: np.repeat([[float(t[-1]) - 0.9] for t in texts], 48, axis=1))
+
+
+def test_samples_are_of_the_captions_of_the_reference_some_at_a_time(tmp_path, monkeypatch):
+    captions = [caption.decode() for caption in data.load(**CAPTIONED, split="test")[:]["caption"].tolist()]
+    run, shared = Painter(), {"split": "test", "towers": seen_by_clip()}
+    of = measure.Measure(Results(tmp_path), run, 12, 0, 4, **shared)
+    whole = of.samples(run, 4, 1.0, "ddim", 12)
+    assert run.asked == [[*captions, *captions[:2]]]
+    monkeypatch.setattr(generate, "batch_of", lambda shape: 2)
+    monkeypatch.setattr(measure, "AT_A_TIME", 5 * 4 * 48)  # Five at a time: two batches, since it has to be whole ones.
+    parts = of.samples(run, 4, 1.0, "ddim", 12)
+    assert run.asked[1:] == [captions[:4], captions[4:8], [*captions[8:], *captions[:2]]]
+    for one, other in ((whole.features, parts.features), (whole.embedded, parts.embedded)):
+        np.testing.assert_array_equal(one.features, other.features)
+    noisy = list(measure.portions(run, samplers.NOISY[0], 8))
+    assert len(noisy) == 1 and len(noisy[0]) == 8
+
+
+def test_a_row_of_captions_has_its_clip_score(tmp_path):
+    run, results = Painter(), Results(tmp_path)
+    of = measure.Measure(results, run, 10, 0, 4, split="test", towers=seen_by_clip())
+    of.row("student", run, "ddim", 1, 1.0, 1)
+    of.floor()
+    asked, (row, floor) = of.prompts(10), results.rows
+    images = Painter().sample(10, 1, 1.0, None, 0, "ddim", None, None, asked)
+    assert row["clip_score"] == pytest.approx(clip_score.clip_score(images, asked, seen_by_clip()).mean)
+    real = data.load(**CAPTIONED, split="test")[:]["x"] / 127.5 - 1
+    assert floor["clip_score"] == pytest.approx(clip_score.clip_score(real, asked, seen_by_clip()).mean, rel=1e-4)
+    plain = measure.Measure(results, run, 10, 0, 4, split="test")
+    assert plain.clip_scores(plain.samples(run, 1, 1.0, "ddim", 10).embedded, asked) == {}
+
+
+def test_pictures_without_captions_are_refused():
+    with pytest.raises(UserError, match="no captions"):
+        measure.captions_of(data.load("synthetic", num=4))
+
+
 def made_up(directory, paired=(9.0, 5.0, 3.0), quality=0.01):
     """A directory of the small budget with numbers that are made up."""
     floor = {"kernel_distance": 0.0, "kernel_distance_error": 0.001, "frechet_distance": 9.0, "precision": 0.8}
@@ -304,3 +444,21 @@ def test_tiny_from_an_empty_folder_to_a_report_killed_once(tmp_path):
     assert {row["method"] for row in rows} == {row.method for row in measured} | {"half of the data"}
     page = (tmp_path / "report.html").read_text()
     assert "stand-in" in page and (tmp_path / "sheet_w1.png").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", LATENT)
+def test_tiny_in_latent_space_from_a_teacher_that_is_there(name, tmp_path):
+    """Neither data nor weights are needed; the teacher is not trained again."""
+    table = tables.tiny(LATENT[name].TABLE)
+    planned, measured = plan(table, "tiny")
+    trainer.run(planned[0].config.to_dict(), tmp_path / "above")
+    done = subprocess.run(
+        command(name, tmp_path / "x", f"--teacher={tmp_path / 'above'}"), cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert not (tmp_path / "x/teacher").exists() and "teacher: update" not in done.stdout
+    rows = json.loads((tmp_path / "x/results.json").read_text())
+    assert {row["method"] for row in rows} == {row.method for row in measured} | {"half of the data"}
+    assert (tmp_path / f"x/sheet_w{table.guidance[0]:g}.png").exists()
+    assert "stand-in" in (tmp_path / "x/report.html").read_text()

@@ -23,6 +23,7 @@ def test_rounds_of_halving():
     assert rounds.halving(16, 1, 5, 5, stochastic=True).num_steps == (16, 8, 4, 2)
     assert rounds.halving(16, 4, 5, 5, stochastic=False).num_steps == (8, 4)
     assert rounds.halving(64, 1, 5, 9, stochastic=False, factor=4) == rounds.Rounds((16, 4, 1), (5, 5, 9))
+    assert rounds.halving(16, 1, 5, 9, stochastic=False, last_from=4) == rounds.Rounds((8, 4, 2, 1), (5, 9, 9, 9))
     for wrong, why in (({"factor": 3}, "factor 3 is not"), ({"factor": 1}, "factor 1 is not")):
         with pytest.raises(UserError, match=why):
             rounds.halving(64, 1, 5, 5, stochastic=False, **wrong)

@@ -74,17 +74,16 @@ def main(args: argparse.Namespace) -> None:
             raise UserError(f"{args.teacher} makes {teacher.code_shape} and {args.run} {run.code_shape}: no partners")
     feature_name, features = evaluate.load_features(args.features, args.weights)
     metrics = args.metrics.split(",") if args.metrics else evaluate.default_metrics(args.features)
-    real, on = against(run, features, metrics, args)
+    real, on, told = against(run, features, metrics, args)
     on = {"run": args.run, "features": feature_name, "num": args.num, **on, "seed": args.seed}
     on |= {"teacher": args.teacher, "teacher_steps": teacher_steps} if teacher else {}
-    classes = run.manifest["num_classes"]
-    labels = np.arange(args.num) % classes if classes else None
     path = args.json or Path(args.run) / "evaluation.json"
     path.parent.mkdir(parents=True, exist_ok=True)
 
     def drawn(of: Run, n: int, w: float, sampler: str | None) -> FeatureSet:
-        images = of.sample(args.num, n, w, labels, args.seed, sampler, run.noise(args.num, args.seed))
-        return evaluate.feature_set(images, labels, features, logits="inception_score" in metrics)
+        noise = run.noise(args.num, args.seed)
+        images = of.sample(args.num, n, w, seed=args.seed, sampler=sampler, noise=noise, **told)
+        return evaluate.feature_set(images, told.get("labels"), features, logits="inception_score" in metrics)
 
     rows = []
     for w in strengths:
@@ -99,16 +98,17 @@ def main(args: argparse.Namespace) -> None:
 
 def against(
     run: Run, features: Features, metrics: Sequence[str], args: argparse.Namespace
-) -> tuple[FeatureSet, dict[str, Any]]:
-    """(the reference, what of it is told: its name and size, how many images there are, and the floor)."""
-    source = data.load(**{**run.manifest["data"], "split": args.split})
+) -> tuple[FeatureSet, dict[str, Any], dict[str, Any]]:
+    """(the reference, what of it is shown: its name and size, how many images there are, and the floor; what runs are
+    asked for, to be held against it)."""
+    source = data.images(**{**run.manifest["data"], "split": args.split})
     name, num = f"{run.manifest['data']['name']}:{args.split}", args.num_reference
     print(f"reference: {num or len(source)} of {len(source)} images of {name}", flush=True)
     real = evaluate.reference(source, features, num, args.seed, evaluate.CACHE, "inception_score" in metrics)
     on = {"reference": name, "num_reference": len(real.features), "num_available": len(source)}
     if args.floor:
         on["floor"] = evaluate.floor(source, features, real, args.num, metrics, args.seed, evaluate.CACHE)
-    return real, on
+    return real, on, evaluate.told(run.manifest, source, args.num)
 
 
 def check(run: Run, steps: list[int], strengths: list[float], samplers: list[str], args: argparse.Namespace) -> None:

@@ -19,6 +19,9 @@ class Codec(NamedTuple):
     constants of it: inside of the program, `bind(weights)` is the codec. `draws`: `encode` takes a key beside images
     where it is to draw codes, as in training; without one it does not draw. `pin`: arguments of `make` that tell its
     weights from all others, which manifests add to those that a config has.
+
+    A codec that is worth being run only once has `store`: images -> what is kept of them, and `stored`: that (and a
+    key, if it `draws`) -> codes.
     """
 
     encode: Callable
@@ -29,6 +32,8 @@ class Codec(NamedTuple):
     binder: Callable[[Any], "Codec"] | None = None
     draws: bool = False
     pin: tuple[tuple[str, str], ...] = ()
+    store: Callable | None = None
+    stored: Callable | None = None
 
     def bind(self, weights: Any) -> "Codec":
         """The same codec, by these weights: what `weights` holds, wherever it lives, or is traced."""

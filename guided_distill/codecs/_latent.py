@@ -13,7 +13,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import safetensors.numpy
-from flax.traverse_util import flatten_dict
 from jaxtyping import Array, Float
 
 from guided_distill import files, torch_weights
@@ -35,8 +34,6 @@ KNOWN = {
 """Of config.json: the values that are built here."""
 OLD = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 """Names of attention's layers in files of before 2023, and since."""
-FAR = (0.3, 3.0)
-"""Standard deviations beyond which latents are not scaled for diffusion."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -77,6 +74,21 @@ class Latents:
         self.shape(images.shape[1:])
         return self.scaled(_program(self.network, "encode", self._placed, images, *key))
 
+    def store(self, images: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 d2"]:
+        """What is worth keeping of images: mean and logarithm of the variance of their latents, one after the other, or
+        the latents of a codebook; not scaled."""
+        if isinstance(self.network, GaussianAutoencoder):
+            return jnp.concatenate(self.moments(images), axis=-1)
+        self.shape(images.shape[1:])
+        return _program(self.network, "encode", self._placed, images)
+
+    def stored(self, kept: Float[Array, "b h w d2"], *key: Array) -> Float[Array, "b h w d"]:
+        """`encode`, from what `store` has made."""
+        if not isinstance(self.network, GaussianAutoencoder):
+            return self.scaled(kept)
+        moments = Moments(*jnp.split(kept, 2, axis=-1))
+        return self.scaled(moments.sample(*key) if key else moments.mean)
+
     def decode(self, codes: Float[Array, "b h w d"]) -> Float[Array, "b h2 w2 c"]:
         """Codes -> images, clipped to [-1, 1]."""
         latents = codes / self.scale + self.shift
@@ -103,6 +115,8 @@ class Latents:
             binder=lambda weights: dataclasses.replace(self, params=weights).codec(draws),
             draws=draws,
             pin=(("sha256", self.sha256),),
+            store=self.store,
+            stored=self.stored,
         )
 
 
@@ -115,15 +129,6 @@ def _program(network: Autoencoder, method: str, params: Any, *arrays: Array) -> 
 def _decoded(network: Autoencoder, tile: int, params: Any, z: Array) -> Array:
     decode = lambda part: network.apply({"params": params}, part, method="decode")  # noqa: E731
     return tiled(decode, z, tile) if tile else decode(z)
-
-
-def check_scale(codes: Float[np.ndarray, "..."] | Float[Array, "..."], scale: float) -> None:
-    """Raises `UserError` where codes that were scaled by `scale` are far from unit deviation, FAR, and tells the scale
-    that would make it 1. A noise schedule takes data of deviation 1 for granted."""
-    deviation = float(np.std(np.asarray(codes, np.float64)))
-    if not FAR[0] <= deviation <= FAR[1]:
-        way_out = f"scale={scale / deviation:.5g} would make it 1" if 0 < deviation < np.inf else "they are broken"
-        raise UserError(f"latents have a standard deviation of {deviation:.3g} with scale {scale:g}; {way_out}")
 
 
 # Files.
@@ -252,19 +257,7 @@ def to_diffusers(
     config |= {"_class_name": kind, "act_fn": "silu", "scaling_factor": float(scale)}
     config |= {"down_block_types": ["DownEncoderBlock2D"] * levels, "up_block_types": ["UpDecoderBlock2D"] * levels}
     config |= {"shift_factor": float(shift)} if shift else {}
-    return json.loads(json.dumps(config)), named(params)
-
-
-def named(params: Any) -> dict[str, np.ndarray]:
-    """The parameters by diffusers' names and in its layout: `torch_weights.to_flax`, undone."""
-    arrays = {}
-    for path, leaf in flatten_dict(params).items():
-        *layers, last = (re.sub(r"_(\d+)$", r".\1", part) for part in path)
-        array, kernel = np.asarray(leaf, np.float32), last == "kernel"
-        turned = array.transpose(3, 2, 0, 1) if array.ndim == 4 else array.T
-        last = "weight" if last in ("kernel", "scale", "embedding") else last
-        arrays[".".join([*layers, last])] = np.ascontiguousarray(turned if kernel else array)
-    return arrays
+    return json.loads(json.dumps(config)), torch_weights.to_torch(params)
 
 
 def save(folder: str | Path, network: Autoencoder, params: Any, scale: float = SCALE, shift: float = 0.0) -> None:

@@ -4,11 +4,11 @@ AutoencoderKL, or one that was trained here."""
 from pathlib import Path
 
 from guided_distill.codecs import Codec, _latent
-from guided_distill.codecs._latent import Latents, check_scale, save, to_diffusers
+from guided_distill.codecs._latent import Latents, save, to_diffusers
 from guided_distill.errors import UserError
 from guided_distill.layers.autoencoder import GaussianAutoencoder
 
-__all__ = ["check_scale", "load", "make", "save", "to_diffusers"]
+__all__ = ["load", "make", "save", "to_diffusers"]
 
 
 def make(

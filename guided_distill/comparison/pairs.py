@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from guided_distill import image_sets, presets, runs
+from guided_distill import data, evaluate, image_sets, presets, runs
 from guided_distill.codecs import to_uint8
 from guided_distill.comparison import FORMAT, Comparison, load
 from guided_distill.errors import UserError
@@ -188,7 +188,11 @@ def _draw_run(system: System, num: int, seed: int, labels: np.ndarray | None) ->
         "sampler": system.sampler or preset.get("sampler") or run.manifest["sampler"],
         "seed": seed,
     }
-    images = run.sample(num, labels=labels, **asked)
+    if run.manifest.get("text"):
+        found = evaluate.told(run.manifest, data.images(**run.manifest["data"]), num)["prompts"]
+        images = run.sample(num, prompts=found, **asked)
+    else:
+        images = run.sample(num, labels=labels, **asked)
     seconds = system.seconds
     if seconds is None:
         one = {**asked, "labels": None if labels is None else labels[:1]}

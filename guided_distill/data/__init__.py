@@ -1,9 +1,9 @@
 """Data sets, one a file: `make(split, **arguments) -> Source`, found by name; and the batches that training draws from
 one.
 
-A source is random access: `source[indices]` gathers a whole batch at once as a dict of arrays with "x" (uint8 images,
-or float32) and the entries of cond ("label" int32). Nothing is decoded on the way; normalising is the codec's work, on
-the device.
+A source is random access: `source[indices]` gathers a whole batch at once as a dict of arrays: "x" (uint8 images, or
+float32), the entries of cond ("label" int32, "text" states, "image" as "x": what "x" was edited from) and what no
+network is given ("caption"). Nothing is decoded on the way; normalising is the codec's work, on the device.
 
 A data set that needs files also has `INFO`, `HOW` (what to download, and where it is looked for), `SPLITS` (split ->
 number of examples) and `job(split, downloads, source, ...) -> shards.Job`, for `python -m guided_distill data prepare`;
@@ -14,6 +14,7 @@ import dataclasses
 import inspect
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import grain
 import numpy as np
@@ -23,12 +24,18 @@ from guided_distill.errors import UserError
 from guided_distill.plugins import resolve
 
 MEMORY_BYTES = 2**29  # Prepared data up to this size are read whole when opened.
+GIVEN = ("x", "label", "text", "image")
+TOLD = ("label", "text", "caption")
+UNTOLD = {"num_classes": 0, "captions": False, "text": None}
 
 
 @dataclasses.dataclass(frozen=True)
 class Info:
     """What a data set is: `shape` of an example, `num_classes` (0: none), `flip` (mirroring keeps the meaning),
-    `licence`, `homepage`, and a `note` where it is not what its name says."""
+    `licence`, `homepage`, and a `note` where it is not what its name says; `captions`: whether there are any.
+
+    Of a set that was encoded: the encoder of its `text` states and the `codec` of its codes (name and arguments), and
+    the set of `images` that it was made of; `shape` is theirs."""
 
     shape: tuple[int, ...]
     num_classes: int
@@ -36,6 +43,10 @@ class Info:
     flip: bool = False
     homepage: str = ""
     note: str = ""
+    captions: bool = False
+    text: Mapping[str, Any] | None = None
+    codec: Mapping[str, Any] | None = None
+    images: Mapping[str, Any] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,10 +66,21 @@ class Source:
         """Examples of each class, int [num_classes]."""
         return np.bincount(self.arrays["label"] if self.info.num_classes else [], minlength=self.info.num_classes)
 
+    def captions(self, num: int) -> list[str]:
+        """`num` captions at most, all different, spread over the set; [] where there are none."""
+        if "caption" not in self[:0] or not len(self):
+            return []
+        spread = np.linspace(0, len(self) - 1, min(4 * num, len(self))).astype(int)
+        return list(dict.fromkeys(self.captions_at(spread)))[:num]
+
+    def captions_at(self, index: np.ndarray) -> list[str]:
+        """The captions of the examples `index`."""
+        return [caption.decode() for caption in self[index]["caption"].tolist()]
+
     def unlabelled(self) -> "Source":
-        """The same without labels."""
-        arrays = {name: array for name, array in self.arrays.items() if name != "label"}
-        return Source(arrays, dataclasses.replace(self.info, num_classes=0))
+        """The same without labels and captions."""
+        arrays = {name: array for name, array in self.arrays.items() if name not in TOLD}
+        return Source(arrays, dataclasses.replace(self.info, **UNTOLD))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,14 +100,19 @@ class ShardSource(Source):
         counts = self.arrays.label_counts()
         return np.array([counts.get(label, 0) for label in range(self.info.num_classes)], int)
 
+    def captions_at(self, index: np.ndarray) -> list[str]:
+        """As of any source; nothing else is read."""
+        return [caption.decode() for caption in self.arrays.only("caption")[index]["caption"].tolist()]
+
     def unlabelled(self) -> "ShardSource":
-        """The same without labels."""
-        return ShardSource(self.arrays.only("x"), dataclasses.replace(self.info, num_classes=0))
+        """The same without labels and captions."""
+        left = [name for name in self.arrays.fields if name not in TOLD]
+        return ShardSource(self.arrays.only(*left), dataclasses.replace(self.info, **UNTOLD))
 
 
 def load(name: str, split: str = "train", classes: bool = True, **arguments) -> Source:
-    """The named data set's split; without its labels if not `classes`, for an unconditional network. Raises `UserError`
-    for an unknown name, split or argument, naming the valid ones."""
+    """The named data set's split; without its labels and captions if not `classes`, for an unconditional network.
+    Raises `UserError` for an unknown name, split or argument, naming the valid ones."""
     make = resolve("data", name).make
     try:
         source = make(split, **arguments)
@@ -107,8 +134,22 @@ def empty(name: str, split: str = "train", classes: bool = True, **arguments) ->
         raise UserError(f"data set {name}: {error}") from error
     size, info = given.get("size", module.INFO.shape[0]), module.INFO
     info = dataclasses.replace(info, shape=(size, size, info.shape[-1]))
-    arrays = {"x": np.zeros((0, *info.shape), np.uint8), "label": np.zeros((0,), np.int32)}
+    arrays = {"x": np.zeros((0, *info.shape), np.uint8)}
+    arrays |= {"label": np.zeros((0,), np.int32)} if info.num_classes else {}
+    arrays |= {"caption": np.zeros((0,), "S1")} if info.captions else {}
     return Source(arrays, info) if classes else Source(arrays, info).unlabelled()
+
+
+def images(name: str, split: str = "train", **arguments: Any) -> Source:
+    """As `load`, but of a set that was encoded the images that it was made of, of the same split: for whoever measures
+    or shows them."""
+    made_of = getattr(resolve("data", name), "made_of", None)
+    return load(**{**made_of(**arguments), "split": split}) if made_of else load(name, split, **arguments)
+
+
+def given(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Those that a step is given: what is diffused, and what conditions it. Captions, say, stay where they are."""
+    return {name: array for name, array in arrays.items() if name in GIVEN}
 
 
 def downloads(name: str, directory: str | None = None) -> Path:
@@ -149,4 +190,4 @@ def batches(
     wanted = slice(None) if rows is None else rows
     # Two threads gather, a few batches ahead: as many as grain's default would be gigabytes of large images.
     options = grain.ReadOptions(num_threads=2, prefetch_buffer_size=8)
-    return iter(indices.map(lambda index: source[index[..., wanted]]).to_iter_dataset(options))
+    return iter(indices.map(lambda index: given(source[index[..., wanted]])).to_iter_dataset(options))

@@ -1,5 +1,6 @@
 """Seeded pictures of any shape and number of classes, for tests and benchmarks: a soft blob whose place tells the
-class."""
+class. With captions, too, and their states.
+"""
 
 from collections.abc import Sequence
 
@@ -7,6 +8,7 @@ import numpy as np
 
 from guided_distill.data import Info, Source
 from guided_distill.errors import one_of
+from guided_distill.text import words
 
 
 def make(
@@ -15,9 +17,11 @@ def make(
     num_classes: int = 10,
     num: int = 1024,
     flip: bool = False,
+    captions: bool = False,
+    text: Sequence[int] = (),
 ) -> Source:
     """uint8 [num, h, w, c]; class k's blob sits at angle 2 pi k / num_classes; "train" and "test" are independent
-    draws."""
+    draws. `captions` take the place of labels; `text` (l, d): they are there as states of the encoder `words`, too."""
     one_of("split of synthetic", split, ("train", "test"))
     height, width, channels = shape
     rng = np.random.default_rng([7, ("train", "test").index(split)])
@@ -28,5 +32,12 @@ def make(
     distance = (y[:, None] - centre[:, :1, None]) ** 2 + (x[None, :] - centre[:, 1:, None]) ** 2
     colour = rng.uniform(0.4, 1.0, size=(num, 1, 1, channels))
     images = np.round(255 * np.exp(-distance / 0.02)[..., None] * colour).astype(np.uint8)
-    arrays = {"x": images, "label": label} if num_classes else {"x": images}
-    return Source(arrays, Info(tuple(shape), num_classes, "made here", flip))
+    if not (captions or text):
+        arrays = {"x": images, "label": label} if num_classes else {"x": images}
+        return Source(arrays, Info(tuple(shape), num_classes, "made here", flip))
+    told = [f"a blob, place {k}" for k in range(max(num_classes, 1))]
+    arrays, reads = {"x": images, "caption": np.array([t.encode() for t in told])[label]}, None
+    if text:
+        reads = {"name": "words", "length": text[0], "width": text[1]}
+        arrays["text"] = words.encoder(*text).encode(told)[label]
+    return Source(arrays, Info(tuple(shape), 0, "made here", flip, captions=True, text=reads))

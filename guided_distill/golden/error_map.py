@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from matplotlib.figure import Figure
 
-from guided_distill import runs, streams
+from guided_distill import conditions, runs, streams
 from guided_distill.codecs import to_float
 from guided_distill.data import Source
 from guided_distill.prediction import expand
@@ -27,9 +27,12 @@ def compute(teacher: Run, student: Run, source: Source, seed: int = 0, num: int 
     low, high = student.manifest["guidance"].get("range", (0.0, 0.0))
     strengths = np.linspace(low, high, CELLS if high > low else 1)
     examples = source[np.random.default_rng([2023, seed]).permutation(len(source))[:num]]
-    x = student.codec.encode(jnp.asarray(to_float(examples["x"])))
+    x = jnp.asarray(student.codes(to_float(examples["x"])))
     eps = jax.random.normal(streams.key(seed, "golden map", 0), x.shape)
-    cond = {"label": jnp.asarray(examples["label"])} if student.manifest["num_classes"] else {}
+    captions = [text.decode() for text in examples["caption"].tolist()] if student.manifest.get("text") else None
+    labels = examples["label"] if student.manifest["num_classes"] else None
+    told = conditions.of(student.manifest, len(x), labels, captions)
+    cond = {name: jnp.asarray(value) for name, value in told.items()}
     binds = runs.bind(teacher.manifest), runs.bind(student.manifest)
     weights = teacher.weights(), student.weights()
 

@@ -115,6 +115,9 @@ class Bench:
         self.seed = golden.seed if seed is None else seed
         num = None if len(source) <= REFERENCE else REFERENCE
         self.source, self.real = source, evaluate.reference(source, features, num, cache=evaluate.CACHE)
+        self.told = {"labels": golden.labels}
+        if teacher.manifest.get("text"):
+            self.told = evaluate.told(teacher.manifest, source, len(golden.items))
         self._drawn: dict[tuple[Run, int, int], np.ndarray] = {}
         self._featured: dict[int, FeatureSet] = {}
         self._partner: FeatureSet | None = None
@@ -124,7 +127,7 @@ class Bench:
         key = (run, steps, self.seed if seed is None else seed)
         if key not in self._drawn:
             golden, num = self.golden, len(self.golden.items)
-            asked = {"guidance": golden.w, "labels": golden.labels, "seed": key[2]}
+            asked = {"guidance": golden.w, **self.told, "seed": key[2]}
             asked |= {"noise": golden.noise(run.code_shape, key[2]), "batch_size": -(-num // -(-num // BATCH))}
             self._drawn[key] = run.sample(num, steps, **asked)
         return self._drawn[key]

@@ -141,7 +141,7 @@ def hold(
     stage after the teacher: a verdict without checks would pass."""
     wanted = measure.stages(line, steps)
     feature_name, function = evaluate.load_features(features, weights)
-    bench = Bench(golden, line[0], data.load(**line[0].manifest["data"]), function, seed)
+    bench = Bench(golden, line[0], data.images(**line[-1].manifest["data"]), function, seed)
     floor, spread = chance(bench, feature_name, line[0].dir / FLOOR)
     rows, slices = [], []
     for stage in wanted:

@@ -59,8 +59,9 @@ class Conditioning(nn.Module):
 
     Time: Fourier features of time * time_multiplier, then Dense-swish-Dense. Label: a table of num_classes +
     1 rows of unit variance, of which the last is the null class; no table if num_classes is 0. Guidance:
-    `GuidanceEmbedding` of w if `embed_guidance`. `dim` and `max_period` are those of the Fourier features of
-    both time and w. (PD, appendix on architectures; GD, stage one)
+    `GuidanceEmbedding` of w if `embed_guidance`, and one of its own of w_image if `embed_guidance_image`.
+    `dim` and `max_period` are those of the Fourier features of both time and w. (PD, appendix on
+    architectures; GD, stage one)
     """
 
     features: int
@@ -70,10 +71,12 @@ class Conditioning(nn.Module):
     time_multiplier: float = 1000.0
     guidance_multiplier: float = 1000.0
     max_period: float = 10000.0
+    embed_guidance_image: bool = False
 
     @nn.compact
     def __call__(self, time: Real[Array, " b"], cond: Mapping[str, Array]) -> Float[Array, "b {self.features}"]:
-        """Reads cond["label"] int [b] iff num_classes > 0 and cond["guidance"] [b] iff embed_guidance.
+        """Reads cond["label"] int [b] iff num_classes > 0, cond["guidance"] [b] iff embed_guidance, and
+        cond["guidance_image"] [b] iff embed_guidance_image.
 
         Raises:
           UserError: an entry that is needed is missing.
@@ -86,11 +89,10 @@ class Conditioning(nn.Module):
                 self.num_classes + 1, self.features, embedding_init=nn.initializers.normal(1.0), name="label"
             )
             h = h + table(required(cond, "label", f"num_classes is {self.num_classes}"))
-        if self.embed_guidance:
-            embed = GuidanceEmbedding(
-                self.features, self.guidance_multiplier, self.dim, self.max_period, name="guidance"
-            )
-            h = h + embed(required(cond, "guidance", "embed_guidance is set"))
+        embedded = {"guidance": self.embed_guidance, "guidance_image": self.embed_guidance_image}
+        for name in (name for name, wanted in embedded.items() if wanted):
+            embed = GuidanceEmbedding(self.features, self.guidance_multiplier, self.dim, self.max_period, name=name)
+            h = h + embed(required(cond, name, f"embed_{name} is set"))
         return h
 
 

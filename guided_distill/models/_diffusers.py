@@ -1,10 +1,8 @@
-"""The config.json and the names of arrays of diffusers' UNet2DConditionModel, and what `latent_unet` calls them."""
+"""The config.json of diffusers' UNet2DConditionModel, and what `latent_unet` calls what is in it."""
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 from flax import linen as nn
 
 from guided_distill.errors import UserError
@@ -132,18 +130,3 @@ def _one(said: Mapping[str, Any], key: str, what: str) -> Any:
     if isinstance(value, bool) or not isinstance(value, int):
         raise UserError(f"{what}: config.json has {key}={value!r}; expected one number for all levels")
     return value
-
-
-def key(path: tuple[str, ...]) -> str:
-    """The name in diffusers: the leaf down_blocks_0/resnets_0/conv1/kernel is down_blocks.0.resnets.0.conv1.weight, but
-    linear_1 is a name."""
-    *modules, leaf = path
-    modules = [re.sub(r"(?<!linear)_(\d+)$", r".\1", module) for module in modules]
-    return ".".join([*modules, "weight" if leaf in ("kernel", "scale", "embedding") else leaf])
-
-
-def turned(leaf: str, array: np.ndarray) -> np.ndarray:
-    """[i, o] -> [o, i], [h, w, i, o] -> [o, i, h, w], contiguous, as files need it."""
-    if leaf == "kernel":
-        array = array.transpose(3, 2, 0, 1) if array.ndim == 4 else array.T
-    return np.ascontiguousarray(array)

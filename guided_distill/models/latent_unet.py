@@ -5,7 +5,7 @@ UNet2DConditionModel, whose files are read by `load` and written from `to_diffus
 instruction editing (8) are the same networks on a z with more channels.
 """
 
-import re
+import functools
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -15,12 +15,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
-from flax.traverse_util import flatten_dict
 from jaxtyping import Array, Float
 
 from guided_distill import torch_weights
 from guided_distill.errors import UserError, one_of
-from guided_distill.layers.embeddings import required
+from guided_distill.layers.embeddings import GuidanceEmbedding, required
 from guided_distill.layers.latent_blocks import Down, Middle, Resample, ResnetBlock, TimeEmbedding, Transformer, Up
 from guided_distill.models import _diffusers
 from guided_distill.models.unet import REMAT
@@ -64,6 +63,8 @@ class LatentUNet(nn.Module):
       num_classes: 0 = no label is read; else the table has a row more: label `num_classes`, the null class.
       label_as: where labels enter: added to "time", or as the only "token" that is attended to, instead of text.
       embed_guidance: read cond["guidance"], the guidance strength w (0 = off); `guidance_dim` features of it.
+      embed_guidance_image: read cond["guidance_image"], a second w (by an image that is shown, `channels`), too; files
+        of diffusers have none.
       dropout: rate inside the residual blocks, active iff the "dropout" rng is given.
       dtype: "float32" or "bfloat16"; parameters, norms, embeddings and the output layer are float32 always.
       remat: what the backward pass recomputes, for less memory: "none"; "dots", each block but its convolutions and
@@ -88,6 +89,7 @@ class LatentUNet(nn.Module):
     dropout: float = 0.0
     dtype: str = "float32"
     remat: str = "none"
+    embed_guidance_image: bool = False
 
     def __post_init__(self):
         # JSON has lists; modules have to be hashable.
@@ -119,8 +121,9 @@ class LatentUNet(nn.Module):
     ) -> Float[Array, "b h w {self.out_channels}"]:
         """The raw output for z at `time`, the index of a discrete schedule (time input "index"), in float32.
 
-        Reads cond["label"] int [b] iff num_classes > 0, cond["guidance"] float [b] iff embed_guidance, and cond["text"]
-        float [b, l, cross_attention_dim] iff there is a cross_attention_dim and labels are no token.
+        Reads cond["label"] int [b] iff num_classes > 0, cond["guidance"] float [b] iff embed_guidance,
+        cond["guidance_image"] float [b] iff embed_guidance_image, and cond["text"] float [b, l, cross_attention_dim]
+        iff there is a cross_attention_dim and labels are no token.
 
         Raises:
           UserError: z is not divisible by the total downsampling, fields do not go together, or cond lacks an entry.
@@ -156,6 +159,9 @@ class LatentUNet(nn.Module):
         w = required(cond, "guidance", "embed_guidance is set") if self.embed_guidance else None
         features = 4 * self.channels
         emb = TimeEmbedding(features, self.channels, self.guidance_dim, name="time_embedding")(time, w)
+        if self.embed_guidance_image:
+            w_image = required(cond, "guidance_image", "embed_guidance_image is set")
+            emb = emb + GuidanceEmbedding(features, dim=self.guidance_dim, name="guidance_image")(w_image)
         if self.num_classes:
             label = required(cond, "label", f"num_classes is {self.num_classes}")
             if self.label_as == "token":
@@ -272,12 +278,12 @@ def to_diffusers(
     """
     if network.cross_attention_dim is None:
         raise UserError("diffusers has no such U-Net without cross-attention; give it a cross_attention_dim")
-    leaves = flatten_dict(dict(params)).items()
-    arrays = {_diffusers.key(path): _diffusers.turned(path[-1], np.asarray(leaf)) for path, leaf in leaves}
+    arrays = torch_weights.to_torch(params)
     arrays.pop(TOKENS, None)
     return _diffusers.config_of(network, arrays["conv_in.weight"].shape[1], sample_size), arrays
 
 
+@functools.lru_cache(maxsize=8)  # Tracing a network of real size takes seconds.
 def shapes(network: LatentUNet, in_channels: int) -> dict[str, Any]:
     """Shapes and dtypes of the parameters, nothing computed."""
     size = 2 ** (len(network.widths) - 1)
@@ -314,6 +320,4 @@ def _built(
         arrays = {**arrays, TOKENS: class_tokens}
         fields = fields | {"num_classes": len(class_tokens) - 1, "label_as": "token"}
     network = LatentUNet(**fields)
-    # `to_flax` takes linear_1, which is a name in diffusers, for the first of a list.
-    arrays = {re.sub(r"\blinear_(\d)\.", r"linear.\1.", key): array for key, array in arrays.items()}
     return network, torch_weights.to_flax(arrays, shapes(network, in_channels), f"the U-Net of {what}")

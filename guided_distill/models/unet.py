@@ -50,6 +50,7 @@ class UNet(nn.Module):
       out_channels: of the output; twice the data's where x and eps are both predicted.
       num_classes: 0 = no label is read; else the table has a row more: label `num_classes`, the null class.
       embed_guidance: read cond["guidance"], the guidance strength w (0 = off).
+      embed_guidance_image: read cond["guidance_image"], a second w (by an image that is shown, `channels`), too.
       guidance_multiplier, time_multiplier: of w and time, before their Fourier features.
       channels, channel_multipliers: a level has their product, and half the resolution of the level before.
       num_res_blocks: a level, on the way down.
@@ -75,6 +76,7 @@ class UNet(nn.Module):
     dropout: float = 0.0
     dtype: str = "float32"
     remat: str = "none"
+    embed_guidance_image: bool = False
 
     def __post_init__(self):
         # JSON has lists; modules have to be hashable.
@@ -88,8 +90,8 @@ class UNet(nn.Module):
     ) -> Float[Array, "b h w {self.out_channels}"]:
         """The raw output for z at `time` (in [0, 1] with the default multiplier).
 
-        Reads cond["label"] int [b] iff num_classes > 0 and cond["guidance"] float [b] iff embed_guidance,
-        nothing else.
+        Reads cond["label"] int [b] iff num_classes > 0, cond["guidance"] float [b] iff embed_guidance and
+        cond["guidance_image"] float [b] iff embed_guidance_image, nothing else.
 
         Raises:
           UserError: z is not divisible by the total downsampling, `dtype` is unknown, or cond lacks an entry.
@@ -103,6 +105,7 @@ class UNet(nn.Module):
             embed_guidance=self.embed_guidance,
             time_multiplier=self.time_multiplier,
             guidance_multiplier=self.guidance_multiplier,
+            embed_guidance_image=self.embed_guidance_image,
             name="conditioning",
         )(time, cond)
         one_of("remat", self.remat, REMAT)

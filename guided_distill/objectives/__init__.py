@@ -8,7 +8,7 @@ Objective = (key, nets, batch, num_steps) -> ({network: loss [b]}, metrics). `ne
 halving never recompiles.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -76,3 +76,19 @@ def draw_guidance(
     value_key, edge_key = jax.random.split(key)
     w = jax.random.uniform(value_key, (batch,), minval=w_min, maxval=max(w_max, w_min))
     return jnp.where(jax.random.uniform(edge_key, (batch,)) < w_min_share, w_min, w)
+
+
+def draw_strengths(
+    key: Key[Array, ""],
+    batch: int,
+    w_min: float,
+    w_max: float,
+    w_min_share: float = 0.0,
+    image_range: Sequence[float] = (),
+) -> dict[str, Float[Array, " b"]]:
+    """{"guidance": w} by `draw_guidance`; with an `image_range`, (low, high), "guidance_image" is drawn alike."""
+    drawn = {"guidance": draw_guidance(key, batch, w_min, w_max, w_min_share)}
+    if image_range:
+        image_key = jax.random.fold_in(key, 2)  # Not 0 or 1, which `draw_guidance` splits into.
+        drawn["guidance_image"] = draw_guidance(image_key, batch, *image_range, w_min_share)
+    return drawn

@@ -6,13 +6,13 @@ near t = 0 there is room for one only. A `factor` of 4 is quartering: four steps
 """
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from guided_distill.objectives import Objective, conditions, diffuse, draw_guidance, dropped, require_probability
+from guided_distill.objectives import Objective, conditions, diffuse, draw_strengths, dropped, require_probability
 from guided_distill.prediction import from_step
 from guided_distill.samplers import recombine
 from guided_distill.schedules import Schedule, to_clean
@@ -31,6 +31,7 @@ def make(
     null: Mapping[str, Any] | None = None,
     dropout: float = 0.0,
     factor: int = 2,
+    image_range: Sequence[float] = (),
 ) -> Objective:
     """E over x, c, w, t = (i + 1)/N of weight(logsnr_t) ||x_student(z_t, w, c) - x_target||²; N = `num_steps`, i ~ U{0
     .. N-1}.
@@ -38,7 +39,7 @@ def make(
     The target is the x with which one DDIM step lands where the teacher's `factor` do, t -> ... -> s, s = t - 1/N (2/N
     if stochastic). The teacher is a Denoiser that reads cond["guidance"] (w_min = w_max: single-w; both 0: plain,
     unguided) and is not clipped. c becomes `null` with probability `dropout`: for a chain that is to be guided
-    afterwards.
+    afterwards. `image_range`: of a second strength, cond["guidance_image"], where the teacher reads that, too.
     """
     require_probability(dropout)
     stride = 2 if stochastic else 1
@@ -54,7 +55,7 @@ def make(
         cond = conditions(batch)
         if dropout:
             cond = dropped(jax.random.fold_in(key, 3), cond, null or {}, dropout)
-        cond["guidance"] = draw_guidance(guidance_key, x.shape[0], w_min, w_max, w_min_share)
+        cond |= draw_strengths(guidance_key, x.shape[0], w_min, w_max, w_min_share, image_range)
         z = start
         for now, then in itertools.pairwise(edges):
             clean = jnp.isinf(now)

@@ -93,10 +93,12 @@ def sheets(nodes: Sequence[Node], guidance: Sequence[Number], num: int, seed: in
     that do not know this w}], troubles)."""
     rows, troubles = drawings(nodes)
     noise: dict[tuple, np.ndarray] = {}
-    drawn = []
+    # A teacher may recommend none, and all are to be asked for the same.
+    recommended = [row.run.manifest["recommended"].get("prompts") for row in rows if row.run.manifest.get("text")]
+    prompts, drawn = next(filter(None, reversed(recommended)), ()), []
     for w in guidance:
         known = [row for row in rows if w_range(row.run.manifest)[0] <= w <= w_range(row.run.manifest)[1]]
-        drawn.append((w, [(row, _draw(row, w, num, seed, noise)) for row in known]))
+        drawn.append((w, [(row, _draw(row, w, num, seed, noise, prompts)) for row in known]))
     images = [found["images"] for _, sheet in drawn for _, found in sheet if "images" in found]
     kind, columns = _fitting(images, num)
     classes = {row.run.manifest["num_classes"] for row in rows}
@@ -122,8 +124,11 @@ def _shown(found: Mapping[str, Any], kind: str, columns: int, box: tuple[np.ndar
     return {"why": found["why"]}
 
 
-def _draw(row: Drawing, w: Number, num: int, seed: int, noise: dict[tuple, np.ndarray]) -> dict[str, Any]:
-    """{"images"} or {"xy", "labels"} of a row, or {"why"} there are none; `noise` by shape, drawn once."""
+def _draw(
+    row: Drawing, w: Number, num: int, seed: int, noise: dict[tuple, np.ndarray], prompts: Sequence[str] = ()
+) -> dict[str, Any]:
+    """{"images"} or {"xy", "labels"} of a row, or {"why"} there are none; `noise` by shape, drawn once; `prompts` of
+    all rows, in turn."""
     shape = tuple(row.run.manifest["shape"])
     points, image = shape == (2,), len(shape) == 3
     if not points and not image:
@@ -132,7 +137,9 @@ def _draw(row: Drawing, w: Number, num: int, seed: int, noise: dict[tuple, np.nd
     try:
         if row.run.code_shape not in noise:
             noise[row.run.code_shape] = row.run.noise(num, seed)
-        samples = row.run.sample(num, row.steps, w, None, seed, row.sampler, noise[row.run.code_shape])
+        told = {"prompts": [prompts[k % len(prompts)] for k in range(num)]} if prompts else {}
+        start = noise[row.run.code_shape]
+        samples = row.run.sample(num, row.steps, w, seed=seed, sampler=row.sampler, noise=start, **told)
     except UserError as error:
         return {"why": str(error)}
     if points:

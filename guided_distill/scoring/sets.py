@@ -1,13 +1,12 @@
 """What can be scored, by how it is named: an image folder, an npz file, a run, a data set."""
 
-import ast
 import dataclasses
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from guided_distill import data, files, image_sets, mapped, runs
+from guided_distill import data, evaluate, files, image_sets, mapped, plugins, runs
 from guided_distill.codecs import to_uint8
 from guided_distill.errors import UserError
 from guided_distill.image_sets import ImageSet
@@ -45,7 +44,10 @@ class Given:
         if self.run is None:
             return self.images
         num = NUM if how.num is None else how.num
-        samples = self.run.sample(num, how.steps, how.guidance, seed=seed, sampler=how.sampler)
+        told = {}
+        if self.run.manifest.get("text"):
+            told = evaluate.told(self.run.manifest, data.images(**self.run.manifest["data"]), num)
+        samples = self.run.sample(num, how.steps, how.guidance, seed=seed, sampler=how.sampler, **told)
         return image_sets.of_array(to_uint8(samples) if samples.ndim == 4 else samples)
 
     def digest(self, images: ImageSet | None) -> str:
@@ -71,19 +73,9 @@ def opened(name: str) -> Given:
 
 def _of_data(name: str) -> Given:
     """data:NAME[:SPLIT][:KEY=VALUE...], the latter for the data set."""
-    _, *parts = name.split(":")
-    arguments: dict[str, Any] = {}
-    for part in [part for part in parts if "=" in part]:
-        key, _, value = part.partition("=")
-        try:
-            arguments[key] = ast.literal_eval(value)
-        except (ValueError, SyntaxError):
-            arguments[key] = value
-    positional = [part for part in parts if "=" not in part]
-    if not 1 <= len(positional) <= 2 or not all(positional):
-        raise UserError(f"{name!r} is not data:NAME or data:NAME:SPLIT")
-    images = image_sets.of_source(data.load(*positional, **arguments))
-    return Given(name, ":".join(["data", positional[0], *(positional[1:] or ["train"])]), images.shape, images)
+    spec = plugins.spec(name, "data", "name", "split")
+    images = image_sets.of_source(data.images(**spec))
+    return Given(name, f"data:{spec['name']}:{spec.get('split', 'train')}", images.shape, images)
 
 
 def _of_npz(path: Path) -> Given:

@@ -8,7 +8,6 @@ import dataclasses
 import functools
 import gzip
 import itertools
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,6 +24,8 @@ from tokenizers.models import BPE
 from guided_distill import torch_weights
 from guided_distill.errors import UserError
 from guided_distill.layers import transformer
+from guided_distill.text import Encoder
+from guided_distill.text._tokens import Tokenizer, in_batches, require_sha256
 
 NAME = "CLIP"
 LENGTH = 77
@@ -35,6 +36,7 @@ KEYS = {"vocab": "vocab_size", "length": "max_position_embeddings", "end": "eos_
 OPENAI = (512, 768)  # Widths of their text towers beside image transformers.
 MOST_HEADS = 20  # Of the widest one, bigG.
 OTHERS = ("vision_model.", "visual_projection.", "logit_scale")
+FILES = ("vocab.json", "merges.txt", "tokenizer.json")  # Of tokenizers.
 LEGACY_END = 2  # What old files call the end, though it is no such token.
 
 
@@ -137,33 +139,6 @@ def _measured(arrays: dict[str, np.ndarray]) -> dict[str, Any]:
 # Its tokens.
 
 
-@dataclasses.dataclass(frozen=True)
-class Tokenizer:
-    """Texts -> tokens [n, length]: start, byte pairs of the lower-case text, end, and `pad` from there on."""
-
-    core: tokenizers.Tokenizer
-    start: int
-    end: int
-    pad: int
-    length: int = LENGTH
-
-    def __call__(self, texts: Sequence[str]) -> Int[np.ndarray, "n {self.length}"]:
-        """int32. Texts that are too long lose their last tokens, but not the end, and a warning says how many did.
-        Raises `UserError` for what is no list of texts."""
-        if isinstance(texts, str) or not all(isinstance(text, str) for text in texts):
-            raise UserError(f"a tokenizer reads a list of texts, not {type(texts).__name__} {str(texts)[:40]!r}")
-        room = self.length - 2
-        found = [line.ids for line in self.core.encode_batch(list(texts), add_special_tokens=False)]
-        if cut := [text for text, ids in zip(texts, found, strict=True) if len(ids) > room]:
-            told = f"{len(cut)} of {len(found)} texts have more than {room} tokens and lose their ends"
-            warnings.warn(f"{told}; the first: {cut[0][:60]!r}...", stacklevel=2)
-        tokens = np.full((len(found), self.length), self.pad, np.int32)
-        for row, ids in zip(tokens, found, strict=True):
-            line = [self.start, *ids[:room], self.end]
-            row[: len(line)] = line
-        return tokens
-
-
 def tokenizer(path: str | Path, pad: str | None = None, length: int = LENGTH) -> Tokenizer:
     """The tokenizer of a folder with vocab.json and merges.txt, or with tokenizer.json; or of OpenAI's own file,
     bpe_simple_vocab_16e6.txt.gz.
@@ -248,14 +223,8 @@ class Texts:
 
     def __call__(self, captions: Sequence[str]) -> Float64[np.ndarray, "n p"]:
         """Raises `UserError` for no caption, or what is no list of them."""
-        if not len(captions):
-            raise UserError(f"{self.name} embeds captions; got none")
-        tokens = self.tokenizer(captions)
-        num, size = len(tokens), min(self.batch_size, len(tokens))
-        starts = range(0, num, size)
-        # The last batch is filled up with the first captions, so that one shape is compiled.
-        parts = [_embedded(self.tower, self.params, tokens[np.arange(k, k + size) % num]) for k in starts]
-        return np.concatenate([np.asarray(part, np.float64) for part in parts])[:num]
+        apply = functools.partial(_embedded, self.tower, self.params)
+        return in_batches(apply, self.tokenizer(captions), self.batch_size).astype(np.float64)
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -264,13 +233,60 @@ def _embedded(tower: TextTower, params: dict[str, Any], tokens: Int[Array, "b l"
 
 
 def make(weights: str | Path, vocabulary: str | Path | None = None, batch_size: int = 64) -> Texts:
-    """Captions -> embeddings by the tower at `weights`; `vocabulary`: the path of a `tokenizer`, by default the folder
-    of the weights. Raises `UserError` for a tower without projection, and for tokens that it does not know."""
+    """Captions -> embeddings by the tower at `weights`; `vocabulary`: the path of a `tokenizer`, by default as of
+    `encoder`. Raises `UserError` for a tower without projection, and for tokens that it does not know."""
     tower, params, sha256 = load(weights)
     if tower.projection is None:
         raise UserError(f"the text tower at {weights} has no text_projection, so it cannot be compared with images")
-    vocabulary = vocabulary or (weights if Path(weights).is_dir() else Path(weights).parent)
+    return Texts(NAME, f"{NAME} text {sha256}", tower, params, _known(tower, weights, vocabulary), batch_size)
+
+
+def _known(tower: TextTower, weights: str | Path, vocabulary: str | Path | None) -> Tokenizer:
+    """The tokenizer of a tower, whose tokens it must know."""
+    vocabulary = Path(vocabulary or _beside(weights))
     tokens = tokenizer(vocabulary, length=tower.length)
     if tokens.core.get_vocab_size() > tower.vocab:
         raise UserError(f"{vocabulary} has {tokens.core.get_vocab_size()} tokens, the tower at {weights} {tower.vocab}")
-    return Texts(NAME, f"{NAME} text {sha256}", tower, params, tokens, batch_size)
+    return tokens
+
+
+def _beside(weights: str | Path) -> Path:
+    """The folder of the weights, or, in a pipeline's, the folder "tokenizer" beside it ("tokenizer_2" for
+    text_encoder_2)."""
+    folder = Path(weights) if Path(weights).is_dir() else Path(weights).parent
+    sibling = folder.resolve().parent / folder.resolve().name.replace("text_encoder", "tokenizer")
+    return sibling if sibling.is_dir() and not any((folder / file).is_file() for file in FILES) else folder
+
+
+# What conditions a network.
+
+
+def encoder(
+    weights: str | Path = "",
+    vocabulary: str | Path | None = None,
+    skip: int = 0,
+    sha256: str = "",
+    batch_size: int = 64,
+) -> Encoder:
+    """Captions -> the states of all tokens [n, length, d], after the final norm: what Stable Diffusion's networks are
+    given. Places after a text's end have states too, as its networks know them.
+
+    `weights`: a folder text_encoder; `vocabulary`: of the tokenizer, by default the same folder, or "tokenizer" beside
+    it. `skip`: layers that are left out ("clip skip" of diffusers). `sha256`: what the weights must have, if not "".
+    Raises `UserError` for weights that are missing or others, and for tokens that they do not know.
+    """
+    if not weights:
+        raise UserError("text encoder clip has no weights; give the folder text_encoder of a pipeline as weights")
+    tower, params, found = load(weights)
+    require_sha256(weights, found, sha256)
+    if not 0 <= skip <= tower.layers:
+        raise UserError(f"skip={skip}; expected 0 to {tower.layers}, the layers of this tower")
+    tokens = _known(tower, weights, vocabulary)
+    apply = functools.partial(_states, tower, skip, jax.device_put(params))
+    encode = lambda captions: in_batches(apply, tokens(captions), batch_size)  # noqa: E731
+    return Encoder((tower.length, tower.width), encode, (("sha256", found),))
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _states(tower: TextTower, skip: int, params: dict[str, Any], tokens: Int[Array, "b l"]) -> Float[Array, "b l d"]:
+    return tower.apply({"params": params}, tokens, skip).states

@@ -1,0 +1,26 @@
+"""Stage two on ImageNet 256 x 256 in LDM's latent space: the student of stage one halved from 512 steps to 1.
+
+    python main.py --config=configs/imagenet256_stage2.py          (about 102 A100 hours, estimated)
+
+From secondary sources: batch 512, lr 5e-5. Assumed: 2,500 updates a round, 20,000 for N = 4, 2 and 1; linear anneal,
+truncated SNR. Arguments: tiny, synthetic (made-up codes), w=1 (from the single-w student), stochastic, unguided (plain
+progressive distillation of the teacher), encoding (towards noise, w = 0).
+"""
+
+from configs import base, imagenet256_stage1, imagenet256_teacher
+
+DEFAULTS = {**imagenet256_teacher.DEFAULTS, **base.STAGE2}
+
+
+def get_config(arg: str = ""):
+    """ImageNet 256 x 256 in LDM's latent space: the halved student."""
+    config, a = base.stage_two("imagenet256_stage2", arg, imagenet256_stage1, imagenet256_teacher, DEFAULTS)
+    if a.unguided and not (a.tiny or a.synthetic):  # An imported teacher knows no data.
+        config.data, config.codec = {"name": "encoded", "of": "imagenet256"}, {"name": "as_data"}
+    if a.unguided:
+        config.prediction = "v"
+    config.batch_size = 512
+    config.num_updates, config.save_every = 2_500, 2_500
+    config.halving.start_steps, config.halving.last_updates_factor, config.halving.last_from = 512, 8.0, 4
+    config.optim.lr = 5e-5
+    return base.tiny(config, 4) if a.tiny else config

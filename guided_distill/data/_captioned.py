@@ -1,0 +1,106 @@
+"""What sources of captioned pictures share: pictures that are decoded when they are asked for, and captions as
+bytes."""
+
+import dataclasses
+import os
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from io import BufferedIOBase
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from guided_distill.data import Info, Source
+from guided_distill.errors import UserError
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
+KEYS = ("text", "caption")  # What a caption is called in JSON and CSV.
+MOST = 1024  # Bytes of a caption: several times what text encoders read.
+LICENCE = "not known: that of your pictures"
+
+
+@dataclasses.dataclass(frozen=True)
+class Pictures(Source):
+    """`num` pictures that stay where they are, beside arrays in memory: `picture(k)`, uint8 [h, w, 3], is called for
+    those that are asked for, by several threads at a time."""
+
+    arrays: Mapping[str, np.ndarray]
+    info: Info
+    picture: Callable[[int], np.ndarray]
+    num: int
+
+    def __len__(self) -> int:
+        return self.num
+
+    def __getitem__(self, index: int | np.integer | np.ndarray | slice) -> dict[str, np.ndarray | np.generic]:
+        wanted = np.arange(len(self))[index]
+        images = np.empty((wanted.size, *self.info.shape), np.uint8)
+        with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow decodes without the interpreter's lock.
+            for row, image in zip(images, pool.map(self.picture, wanted.ravel().tolist()), strict=True):
+                row[:] = image
+        known = {name: array[wanted] for name, array in self.arrays.items()}
+        return {"x": images.reshape(*wanted.shape, *self.info.shape), **known}
+
+    def captions_at(self, index: np.ndarray) -> list[str]:
+        """As of any source; no picture is read for it."""
+        return [caption.decode() for caption in self.arrays["caption"][index].tolist()]
+
+    def unlabelled(self) -> "Pictures":
+        """The same without captions."""
+        plain = super().unlabelled()
+        return dataclasses.replace(self, arrays=plain.arrays, info=plain.info)
+
+
+def info_of(size: int, flip: bool, licence: str, note: str = "") -> Info:
+    """Of pictures of `size` x `size`. Raises `UserError` for no such size."""
+    if size < 1:
+        raise UserError(f"size={size} of pictures is not positive")
+    return Info((size, size, 3), 0, licence, flip, note=note, captions=True)
+
+
+def as_bytes(captions: Sequence[str]) -> np.ndarray:
+    """Captions -> UTF-8 of one length [n], without spaces around them. What is beyond MOST bytes is cut off, with a
+    warning."""
+    encoded = [caption.strip().encode() for caption in captions]
+    if cut := sum(len(caption) > MOST for caption in encoded):
+        warnings.warn(f"{cut} of {len(encoded)} captions have more than {MOST} bytes: cut off", stacklevel=3)
+        encoded = [caption[:MOST].decode(errors="ignore").encode() for caption in encoded]
+    return np.array(encoded, "S") if encoded else np.zeros(0, "S1")
+
+
+def square(stream: BufferedIOBase | Path, size: int, what: object) -> np.ndarray:
+    """A picture in a file -> uint8 [size, size, 3]: upright, on white, the square in its middle, shrunk to the mean
+    over areas, or enlarged by bicubic interpolation. Raises `UserError` naming `what` where it is damaged."""
+    try:
+        with Image.open(stream) as image:
+            if image.mode[0] in "IF":
+                raise ValueError(f"its mode is {image.mode}, not one of 8 bits")
+            upright = ImageOps.exif_transpose(image)
+            if upright.has_transparency_data:
+                upright = upright.convert("RGBA")
+                upright = Image.alpha_composite(Image.new("RGBA", upright.size, "white"), upright)
+            colours = upright.convert("RGB")
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise UserError(f"{what} is not a picture that can be read ({error}): mend it, or take it away") from error
+    side = min(colours.size)
+    left, top = (colours.width - side) // 2, (colours.height - side) // 2
+    how = Image.Resampling.BOX if side >= size else Image.Resampling.BICUBIC
+    return np.asarray(colours.resize((size, size), how, (left, top, left + side, top + side)))
+
+
+def root_of(name: str, split: str, path: str | Path) -> Path:
+    """Where a split of the user's own files lies: the folder `split` in `path`, or for "train" `path` itself. Raises
+    `UserError` where there is none."""
+    if not path:
+        raise UserError(f"{name} reads files of your own: say where they are, path=FOLDER")
+    path = Path(path).expanduser()
+    if not path.exists():
+        raise UserError(f"{name}: path={path} does not exist")
+    if (path / split).is_dir():
+        return path / split
+    if split != "train":
+        found = sorted(p.name for p in path.iterdir() if p.is_dir()) if path.is_dir() else []
+        raise UserError(f"{name}: no folder {split!r} in {path}; there are: {', '.join(found) or 'none'}")
+    return path

@@ -1,0 +1,139 @@
+"""The card (README.md) of an exported folder: what it is, whose student, and how to run it as it was trained."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from guided_distill import runs
+from guided_distill.errors import UserError
+
+UNKNOWN = "unknown, ask"
+"""The licence of weights whose files say nothing of it."""
+
+PIPELINE = """```python
+from diffusers import StableDiffusionPipeline
+
+pipeline = StableDiffusionPipeline.from_pretrained("{folder}")
+image = pipeline("a caption", num_inference_steps={steps}, guidance_scale={scale:g}).images[0]
+```
+"""
+PARTS = """diffusers has no pipeline of these parts; it opens each, and this is the loop:
+
+```python
+import torch
+from diffusers import {codec}, DDIMScheduler, UNet2DConditionModel, LatentConsistencyModelPipeline
+from safetensors.torch import load_file
+
+unet = UNet2DConditionModel.from_pretrained("{folder}", subfolder="unet")
+vae = {codec}.from_pretrained("{folder}", subfolder="{vae}")
+scheduler = DDIMScheduler.from_pretrained("{folder}", subfolder="scheduler")
+scheduler.set_timesteps({steps})
+labels, w = torch.tensor([3, 4]), torch.tensor([{w:g}, {w:g}])
+{states}
+{features}
+z = torch.randn(2, {channels}, {height}, {width})
+for t in scheduler.timesteps:
+    out = unet(z, t, states, {arguments}).sample
+    z = scheduler.step(out, t, z).prev_sample
+images = vae.decode(z / vae.config.scaling_factor).sample  # in [-1, 1]
+```
+"""
+TABLE = 'states = load_file("{folder}/class_tokens.safetensors")["weight"][labels][:, None]'
+FEATURES = "embed = LatentConsistencyModelPipeline.get_guidance_scale_embedding\nfeatures = embed(None, w, {size})"
+
+
+def text(manifest: Mapping[str, Any], facts: Mapping[str, Any], pipeline: bool, folder: str) -> str:
+    """The whole card. `facts`: of the folder's guided_distill.json; `pipeline`: whether diffusers has one for it."""
+    size, licence = " x ".join(map(str, manifest["shape"][:2])), facts["licence"]
+    teachers = "; ".join(f"`{of['run']}`, hash {of['hash']}" for of in facts["teacher"]) or "none"
+    steps = facts["steps"]
+    rows = {
+        "images": f"{size}, {'from captions' if manifest.get('text') else 'of classes'}",
+        "predicts": manifest["prediction"],
+        "steps": f"{steps}, and no others" if steps else "any",
+        "w": told(manifest["guidance"]),
+        "sampler": "DDIM, eta 0, trailing spacing; the last step returns x",
+        "teacher": teachers,
+        "this checkpoint": f"hash {facts['hash']}",
+        "licence of the weights it comes from": licence,
+    }
+    head = ["---", f"license: {'unknown' if licence == UNKNOWN else licence}", "library_name: diffusers", "---", ""]
+    kind = f"A student of {steps} steps" if steps else "A student" if facts["teacher"] else "A teacher"
+    what = f"{kind}, by guided distillation (Meng et al. 2023, arXiv:2210.03142)." if facts["teacher"] else f"{kind}."
+    lines = [*head, f"# {manifest['name']}", "", what, "", "| | |", "|---|---|"]
+    lines += [*(f"| {name} | {value} |" for name, value in rows.items()), "", "## Run it", ""]
+    lines += [code(manifest, facts, pipeline, folder), convention(manifest), ""]
+    return "\n".join([*lines, *(f"- {note}" for note in facts["notes"])]).rstrip() + "\n"
+
+
+def told(guidance: Mapping[str, Any]) -> str:
+    """Which w there are."""
+    if guidance["kind"] != "embedded":
+        return "0 and more, by two evaluations a step" if guidance["kind"] == "external" else "0"
+    low, high = guidance["range"]
+    return f"{low:g} to {high:g}, by one evaluation a step" if low < high else f"{low:g}, built in"
+
+
+def convention(manifest: Mapping[str, Any]) -> str:
+    """How w is told."""
+    network, kind = manifest["network"]["args"], manifest["guidance"]["kind"]
+    out = "w = 0 is no guidance; the `guidance_scale` of diffusers is 1 + w."
+    if network.get("embed_guidance"):
+        out += (
+            " The U-Net reads w itself: `timestep_cond` is `get_guidance_scale_embedding(guidance_scale - 1, "
+            f"embedding_dim={network['guidance_dim']})`, which pipelines of diffusers give it where it has a "
+            "`time_cond_proj_dim`. Guidance scales beyond the range above were never trained."
+        )
+    elif kind == "embedded":
+        out += " Here w is built in: give `guidance_scale=1`, or it is guided twice."
+    return out
+
+
+def code(manifest: Mapping[str, Any], facts: Mapping[str, Any], pipeline: bool, folder: str) -> str:
+    """A few lines of Python that sample as this package does."""
+    network, w, steps = manifest["network"]["args"], facts["recommended"]["guidance"], facts["recommended"]["steps"]
+    reads = network.get("embed_guidance")
+    if pipeline:
+        external = manifest["guidance"]["kind"] == "external"
+        return PIPELINE.format(folder=folder, steps=steps, scale=1 + w if external or reads else 1)
+    height, width, channels = manifest["code_shape"]
+    tokens = network["label_as"] == "token" and network["num_classes"]
+    kl = manifest["codec"]["name"] == "kl_vae"
+    arguments = {"class_labels": "labels"} if network["num_classes"] and not tokens else {}
+    arguments |= {"timestep_cond": "features"} if reads else {}
+    out = PARTS.format(
+        folder=folder,
+        codec="AutoencoderKL" if kl else "VQModel",
+        vae="vae" if kl else "vqvae",
+        steps=steps,
+        w=w,
+        states=TABLE.format(folder=folder) if tokens else "states = ...  # of the captions, [2, l, d]",
+        features=FEATURES.format(size=network["guidance_dim"]) if reads else "",
+        channels=channels,
+        height=height,
+        width=width,
+        arguments=", ".join(f"{name}={value}" for name, value in arguments.items()),
+    )
+    return out.replace("\n\nz = ", "\nz = ").replace("states, ).sample", "states).sample")
+
+
+def licence(manifest: Mapping[str, Any]) -> str:
+    """Of the weights that the first of the teachers was imported from; UNKNOWN where nothing is said."""
+    if "imported" in manifest:
+        return manifest["imported"]["licence"]
+    for of in manifest["teacher"]:
+        try:
+            return licence(runs.read_manifest(of["run"]))
+        except UserError:  # It is not on this machine any more.
+            continue
+    return UNKNOWN
+
+
+def licence_in(folder: Path) -> str:
+    """What the README.md of a folder says of its licence, at its top."""
+    path = folder / "README.md"
+    lines = path.read_text(encoding="utf-8").split("---")[1:2] if path.is_file() else []
+    found = re.search(r"^licen[cs]e: *(\S.*)$", lines[0], re.MULTILINE) if lines else None
+    licence = found[1].strip().strip("\"'") if found else "unknown"
+    return UNKNOWN if licence == "unknown" else licence

@@ -1,0 +1,341 @@
+"""Captioned pictures of the user's own: folders and tar shards, made here, read back in any order, whole or told in one
+line."""
+
+import io
+import json
+import os
+import tarfile
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from guided_distill import data
+from guided_distill.data import _captioned, webdataset
+from guided_distill.errors import UserError
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path, monkeypatch):
+    """Where indices are kept that cannot lie beside their shards."""
+    monkeypatch.setenv("GUIDED_DISTILL_DATA", str(tmp_path / "home"))
+    return tmp_path / "home"
+
+
+def plain(value, height=10, width=16, mode="RGB", form="PNG", **options):
+    """The bytes of a picture of one colour."""
+    colour = (value, 2 * value, 3 * value) if mode == "RGB" else value
+    out = io.BytesIO()
+    Image.new(mode, (width, height), colour).save(out, form, **options)
+    return out.getvalue()
+
+
+def write(root, files):
+    """{name: bytes or text} -> files."""
+    for name, content in files.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return root
+
+
+def pack(path, files):
+    """{name: bytes or text} -> a tar archive."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w") as archive:
+        for name, content in files.items():
+            content = content if isinstance(content, bytes) else content.encode()
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+    return path
+
+
+def texts(source):
+    return [caption.decode() for caption in source[:]["caption"]]
+
+
+def colours(source):
+    """The red of each picture, which must be of one colour."""
+    images = source[:]["x"]
+    assert (images == images[:, :1, :1]).all()
+    return images[:, 0, 0, 0].tolist()
+
+
+FOUR = {f"p{k}": (10 * k + 10, caption) for k, caption in enumerate(("a red boat", "zwei Kähne", "", "雨"))}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    files = {f"{name}.png": plain(value) for name, (value, _) in FOUR.items()}
+    return write(tmp_path / "pictures", files | {f"{name}.txt": f" {text}\n" for name, (_, text) in FOUR.items()})
+
+
+@pytest.fixture
+def shards(tmp_path):
+    """Two shards of two samples."""
+    (a, b, c, d), root = FOUR, tmp_path / "shards"
+    png, text = ({name: pair[k] for name, pair in FOUR.items()} for k in (0, 1))
+    first = {f"{a}.png": plain(png[a]), f"{a}.txt": text[a], f"{b}.txt": text[b], f"{b}.png": plain(png[b])}
+    second = {f"x/{c}.PNG": plain(png[c]), f"x/{c}.json": json.dumps({"caption": text[c], "n": 1})}
+    second |= {f"x/{d}.json": json.dumps({"text": text[d]}), f"x/{d}.png": plain(png[d])}
+    pack(root / "00000.tar", first)
+    pack(root / "00001.tar", second)
+    return root
+
+
+@pytest.fixture(params=["captioned_folder", "webdataset"])
+def source(request, folder, shards):
+    path = folder if request.param == "captioned_folder" else shards
+    return data.load(request.param, path=str(path), size=8)
+
+
+# What both are.
+
+
+def test_what_went_in_comes_out(source):
+    assert colours(source) == [10, 20, 30, 40] and texts(source) == [text for _, text in FOUR.values()]
+    assert source[:]["x"].dtype == np.uint8 and source[:]["x"].shape == (4, 8, 8, 3)
+    assert source.info.captions and source.info.num_classes == 0 and source.info.shape == (8, 8, 3)
+    assert "your pictures" in source.info.licence and not source.info.note
+
+
+@pytest.mark.parametrize("index", [2, -1, slice(1, None, 2), np.array([3, 0, 0]), np.array([[1], [2]]), slice(0)])
+def test_access_is_random(source, index):
+    part, whole = source[index], source[:]
+    assert set(part) == {"x", "caption"}
+    for name, array in whole.items():
+        np.testing.assert_array_equal(part[name], array[index])
+    with pytest.raises(IndexError):
+        source[np.array([4])]
+
+
+def test_batches_are_given_no_captions(source):
+    batch = next(data.batches(source, 4, seed=0))
+    assert set(batch) == {"x"} and sorted(batch["x"][:, 0, 0, 0].tolist()) == [10, 20, 30, 40]
+
+
+def test_pictures_alone(source):
+    plain = source.unlabelled()
+    assert set(plain[:]) == {"x"} and len(plain) == 4 and not plain.info.captions and plain.captions(3) == []
+    np.testing.assert_array_equal(plain[1:]["x"], source[1:]["x"])
+
+
+def test_captions_are_told_without_reading_pictures(source, monkeypatch):
+    monkeypatch.setattr(_captioned, "ThreadPoolExecutor", None)
+    assert source.captions(1) == ["a red boat"] and set(source.captions(4)) <= {text for _, text in FOUR.values()}
+
+
+def test_long_captions_are_cut_between_characters(monkeypatch):
+    monkeypatch.setattr(_captioned, "MOST", 5)
+    with pytest.warns(UserWarning, match="2 of 3 captions have more than 5 bytes"):
+        found = _captioned.as_bytes(["ab", " äöü ", "abcdef"])
+    assert found.dtype == "S5" and [text.decode() for text in found] == ["ab", "äö", "abcde"]
+
+
+# Pictures.
+
+
+def square(content, size):
+    return _captioned.square(io.BytesIO(content), size, "it")
+
+
+def saved(image, form="PNG", **options):
+    out = io.BytesIO()
+    image.save(out, form, **options)
+    return out.getvalue()
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_the_middle_is_kept_and_shrunk_to_means(turned):
+    rng = np.random.default_rng(0)
+    blocks = rng.integers(0, 250, (4, 4, 3))
+    middle = blocks.repeat(2, 0).repeat(2, 1) + np.array([0, 2, 4, 6])[[0, 1, 2, 3] * 2].reshape(1, 8, 1) % 4
+    image = np.pad(middle, ((0, 0), (3, 4), (0, 0)), constant_values=255).astype(np.uint8)
+    image, expected = (image.swapaxes(0, 1), blocks.swapaxes(0, 1)) if turned else (image, blocks)
+    np.testing.assert_array_equal(square(saved(Image.fromarray(image)), 4), expected + 1)
+
+
+def test_pictures_stand_upright():
+    pixels = np.zeros((4, 8, 3), np.uint8)
+    pixels[:, 4:] = 255
+    exif = Image.Exif()
+    exif[274] = 6  # To be turned by a quarter, clockwise.
+    found = square(saved(Image.fromarray(pixels), exif=exif.tobytes()), 4)
+    np.testing.assert_array_equal(found[..., 0], np.repeat([0, 255], 2)[:, None].repeat(4, 1))
+
+
+def test_grey_and_transparent_and_small_pictures():
+    assert (square(plain(9, mode="L"), 4) == 9).all()
+    assert (square(saved(Image.new("RGBA", (6, 6), (0, 0, 0, 0))), 3) == 255).all()
+    assert (square(saved(Image.new("LA", (6, 6), (0, 255))), 3) == 0).all()
+    large = square(plain(40, height=3, width=3), 12)
+    assert large.shape == (12, 12, 3) and (large[..., 0] == 40).all()
+    assert np.abs(square(plain(40, form="JPEG", quality=95), 4).astype(int) - [40, 80, 120]).max() <= 2
+    np.testing.assert_array_equal(square(plain(40, form="WEBP", lossless=True), 4)[0, 0], [40, 80, 120])
+
+
+@pytest.mark.parametrize("content", [b"no picture", plain(3)[:40], saved(Image.new("I;16", (4, 4), 1000))])
+def test_what_is_no_picture_of_8_bits_is_told_when_it_is_asked_for(tmp_path, content):
+    root = write(tmp_path / "p", {"a.png": plain(1), "a.txt": "a", "b.png": content, "b.txt": "b"})
+    source = data.load("captioned_folder", path=str(root), size=4)
+    assert (source[0]["x"] == source[:1]["x"][0]).all()
+    with pytest.raises(UserError, match=r"b\.png is not a picture that can be read"):
+        source[:]
+    shard = pack(tmp_path / "s.tar", {"a.png": plain(1), "a.txt": "a", "b.png": content, "b.txt": "b"})
+    with pytest.raises(UserError, match=r"s\.tar: the picture at byte 2,560 is not a picture"):
+        data.load("webdataset", path=str(shard), size=4)[:]
+
+
+# Folders.
+
+
+@pytest.mark.parametrize(
+    "name, table",
+    [
+        ("metadata.jsonl", '{"file_name": "b.png", "text": "a\u2028b"}\n\n{"file_name": "sub/a.png", "text": "c"}\n'),
+        ("metadata.csv", 'file_name,text\nb.png,"a\nb"\nsub/a.png,c\n'),
+        ("captions.csv", "\ufefffile_name,caption,other\nsub/a.png,c,1\nb.png,a b,2\n"),
+    ],
+)
+def test_captions_of_a_table(tmp_path, name, table):
+    root = write(tmp_path / "p", {"b.png": plain(2), "sub/a.png": plain(1), "unused.png": plain(3), name: table})
+    source = data.load("captioned_folder", path=str(root), size=4)
+    assert colours(source) == [2, 1] and [text.split() for text in texts(source)] == [["a", "b"], ["c"]]
+
+
+def test_a_picture_may_have_several_captions_and_columns(tmp_path):
+    table = "file_name,de,text\na.png,eins,one\na.png,zwei,two\n"
+    root = write(tmp_path / "p", {"a.png": plain(7), "metadata.csv": table})
+    assert texts(data.load("captioned_folder", path=str(root), size=4)) == ["one", "two"]
+    source = data.load("captioned_folder", path=str(root), size=4, column="de", licence="CC0")
+    assert texts(source) == ["eins", "zwei"] and colours(source) == [7, 7] and source.info.licence == "CC0"
+
+
+def test_folders_are_splits(tmp_path):
+    files = {f"{split}/{k}.png": plain(k) for split, k in (("train", 1), ("val", 2))}
+    root = write(tmp_path / "p", files | {"train/1.txt": "a", "val/2.txt": "b"})
+    assert texts(data.load("captioned_folder", path=str(root), size=4)) == ["a"]
+    assert texts(data.load("captioned_folder", "val", path=str(root), size=4)) == ["b"]
+    with pytest.raises(UserError, match=r"no folder 'test' in .*; there are: train, val"):
+        data.load("captioned_folder", "test", path=str(root), size=4)
+
+
+@pytest.mark.parametrize(
+    "files, message",
+    [
+        ({}, r"no pictures \(\.jpg, \.jpeg, \.png, \.webp\) in "),
+        ({"a.png": b"", "b.png": b"", "b.txt": "b"}, r"1 of 2 pictures in .* have no caption: a\.png; write a \.txt"),
+        ({"a.png": b"", "a.txt": b"\xff"}, r"a\.txt cannot be read as UTF-8"),
+        ({"metadata.jsonl": "{}"}, r"metadata\.jsonl, line 1: file_name is None"),
+        ({"metadata.jsonl": '\n{"file_name": "a.png", "text": "a"}'}, r"line 2: file_name is 'a\.png'; expected a pic"),
+        ({"metadata.jsonl": "[1]"}, r"line 1 holds a list"),
+        ({"metadata.jsonl": "{"}, r"line 1 is no JSON"),
+        (
+            {"a.png": b"", "metadata.jsonl": '{"file_name": "a.png", "text": 3}'},
+            "no caption 'text' among file_name, text",
+        ),
+        (
+            {"a.png": b"", "metadata.csv": "file_name,title\na.png,x"},
+            "no caption 'text' among file_name, title; name ano",
+        ),
+    ],
+)
+def test_mistakes_in_a_folder_are_told_in_one_line(tmp_path, files, message):
+    root = write(tmp_path / "p", {"note.md": "", **files})
+    with pytest.raises(UserError, match=message) as error:
+        data.load("captioned_folder", path=str(root))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["captioned_folder", "webdataset"])
+def test_what_is_not_said_is_asked_for(name, folder):
+    with pytest.raises(UserError, match=f"{name} reads files of your own: say where they are, path=FOLDER"):
+        data.load(name)
+    with pytest.raises(UserError, match="path=/nowhere does not exist"):
+        data.load(name, path="/nowhere")
+    with pytest.raises(UserError, match="size=0 of pictures is not positive"):
+        data.load("captioned_folder", path=str(folder), size=0)
+
+
+# Shards.
+
+
+def test_an_index_is_written_once_and_anew_for_another_shard(shards, monkeypatch):
+    before = texts(data.load("webdataset", path=str(shards), size=4))
+    assert sorted(path.name for path in shards.glob("*.npz")) == ["00000.tar.index.npz", "00001.tar.index.npz"]
+    scanned = []
+    monkeypatch.setattr(webdataset, "_samples", lambda tar, column: scanned.append(tar.name) or iter([{}]))
+    assert texts(data.load("webdataset", path=str(shards), size=4)) == before and not scanned
+    os.utime(shards / "00001.tar", ns=(1, 1))
+    assert texts(data.load("webdataset", path=str(shards), size=4)) == before[:2] and scanned == ["00001.tar"]
+
+
+def test_a_damaged_index_is_made_anew(shards):
+    before = texts(data.load("webdataset", path=str(shards), size=4))
+    path = shards / "00000.tar.index.npz"
+    for content in (b"", b"PK\x03\x04 no archive", path.read_bytes()[:100]):
+        path.write_bytes(content)
+        assert texts(data.load("webdataset", path=str(shards), size=4)) == before
+
+
+def test_where_the_shards_lie_nothing_need_be_written(shards, home, monkeypatch):
+    save = webdataset._save
+
+    def refused(path, index):
+        if path.parent == shards:
+            raise PermissionError(path)
+        return save(path, index)
+
+    monkeypatch.setattr(webdataset, "_save", refused)
+    before = texts(data.load("webdataset", path=str(shards), size=4))
+    assert len(list((home / "webdataset").glob("*.npz"))) == 2 and not list(shards.glob("*.npz"))
+    monkeypatch.setattr(webdataset, "_samples", None)
+    assert texts(data.load("webdataset", path=str(shards), size=4)) == before
+
+
+def test_samples_that_are_not_whole_are_left_out_and_counted(tmp_path):
+    files = {"a.png": plain(1), "b.txt": "no picture", "c.json": "{}", "c.png": plain(3), "d.cls": "7"}
+    files |= {"e.seg.png": plain(4), "e.txt": "no e.png", "f.jpg": plain(5), "f.txt": "whole"}
+    source = data.load("webdataset", path=str(pack(tmp_path / "s.tar", files)), size=4)
+    assert texts(source) == ["whole"]
+    assert source.info.note == "5 samples without a picture or a caption are left out"
+
+
+def test_which_caption_counts(tmp_path):
+    files = {"a.png": plain(1), "a.txt": "of txt", "a.json": json.dumps({"caption": "of json", "de": "Bild", "n": 3})}
+    path = str(pack(tmp_path / "s.tar", files))
+    assert texts(data.load("webdataset", path=path, size=4)) == ["of txt"]
+    assert texts(data.load("webdataset", path=path, size=4, column="de")) == ["Bild"]  # Another index.
+    with pytest.raises(UserError, match=r"no sample in .* has both a picture"):
+        data.load("webdataset", path=path, size=4, column="n")
+
+
+def truncated(path):
+    content = pack(path, {"a.png": plain(1), "a.txt": "a" * 2000}).read_bytes()
+    path.write_bytes(content[:2700])
+
+
+def compressed(path):
+    with tarfile.open(path, "w:gz"):
+        pass
+
+
+@pytest.mark.parametrize(
+    "make, message",
+    [
+        (lambda path: path.write_bytes(b"x" * 2000), r"s\.tar is damaged, or no tar archive that is not compressed"),
+        (truncated, r"s\.tar is damaged"),
+        (compressed, r"s\.tar is damaged, or no tar"),
+        (lambda path: pack(path, {"a.png": b"", "a.txt": b"\xff"}), r"s\.tar: a\.txt cannot be read"),
+        (lambda path: pack(path, {"a.png": b"", "a.json": "{"}), r"s\.tar: a\.json cannot be read"),
+        (lambda path: pack(path, {"a.png": b"", "a.json": "[]"}), "no sample in "),
+        (lambda path: None, r"no shards \*\.tar in "),
+    ],
+)
+def test_mistakes_in_shards_are_told_in_one_line(tmp_path, make, message):
+    (tmp_path / "shards").mkdir()
+    make(tmp_path / "shards" / "s.tar")
+    with pytest.raises(UserError, match=message) as error:
+        data.load("webdataset", path=str(tmp_path / "shards"))
+    assert "\n" not in str(error.value)

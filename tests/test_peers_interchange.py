@@ -1,0 +1,199 @@
+"""Schedules, samplers and whole pipelines beside diffusers, in an environment with PyTorch and diffusers."""
+
+import importlib.util
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import test_diffusers_schedules as tables
+import test_interchange as own
+from test_peers_latent_unet import diffusers
+
+import guided_distill
+from guided_distill import prediction, samplers, schedules
+from guided_distill.interchange import export_pipeline, import_pipeline, importing, scheduler
+from guided_distill.layers.embeddings import sinusoidal
+
+pytestmark = [
+    pytest.mark.peers,
+    pytest.mark.skipif(
+        not all(importlib.util.find_spec(name) for name in ("torch", "diffusers")), reason="needs torch and diffusers"
+    ),
+]
+MATRIX = 0.3 * np.random.default_rng(0).standard_normal((6, 6)).astype(np.float32)
+"""A linear network."""
+
+
+def opened(kind, schedule, meant, **changed):
+    """A scheduler of diffusers, of our config."""
+    config = scheduler.config_of(schedule, meant) | changed
+    return getattr(diffusers(), kind).from_config({key: value for key, value in config.items() if key[0] != "_"})
+
+
+def theirs(stepper, num_steps, z):
+    """Where a scheduler ends with the linear network, from z."""
+    import torch
+
+    stepper.set_timesteps(num_steps)
+    z, matrix = torch.tensor(z), torch.tensor(MATRIX)
+    for t in stepper.timesteps:
+        z = stepper.step(z @ matrix, t, z, return_dict=False)[0]
+    return z.numpy()
+
+
+def ours(name, schedule, meant, num_steps, z):
+    """Where our sampler ends."""
+    make = getattr(prediction, f"from_{meant}")
+    denoise = lambda z, logsnr, cond: make(z @ MATRIX, z, logsnr)  # noqa: E731
+    grid = schedules.grid(schedule, num_steps)
+    return np.asarray(samplers.sample(jax.random.key(0), denoise, samplers.get(name), jnp.asarray(z), {}, grid))
+
+
+def close(found, expected, tolerance=1e-5):
+    np.testing.assert_allclose(found, expected, rtol=0, atol=tolerance * np.abs(expected).max())
+
+
+@pytest.fixture(scope="module")
+def z():
+    return np.random.default_rng(1).standard_normal((3, 6)).astype(np.float32)
+
+
+@pytest.mark.parametrize("kind", tables.KINDS)
+def test_tables_are_its_alphas_cumprod(kind):
+    expected = opened("DDIMScheduler", tables.KINDS[kind], "v").alphas_cumprod.double().numpy()
+    found = tables.alpha_bar(tables.KINDS[kind])
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-9)  # Theirs is a float32 product of 1000.
+    np.testing.assert_allclose(found, expected, atol=2e-6)
+
+
+@pytest.mark.parametrize("num_steps", [1, 2, 4, 8, 50])
+@pytest.mark.parametrize(("kind", "meant"), [("stable-diffusion", "eps"), ("ldm", "v"), ("linear", "x"), ("zero", "v")])
+def test_ddim_ends_where_its_does(kind, meant, num_steps, z):
+    stepper = opened("DDIMScheduler", tables.KINDS[kind], meant)
+    expected = theirs(stepper, num_steps, z)
+    indices = np.asarray(schedules.grid(tables.KINDS[kind], num_steps)[:-1])
+    found = np.asarray(tables.KINDS[kind].inverse(indices)) * 1000 - 1
+    np.testing.assert_allclose(found, stepper.timesteps.numpy(), atol=2e-3)
+    close(ours("ddim", tables.KINDS[kind], meant, num_steps, z), expected)
+
+
+@pytest.mark.parametrize("num_steps", [1, 2, 4, 8, 20])
+@pytest.mark.parametrize("meant", ["eps", "v"])
+def test_dpm_solver_ends_where_its_does(meant, num_steps, z):
+    """DPM-Solver++(2M), midpoint, to sigma 0: its last step is of first order, as ours."""
+    changed = {"final_sigmas_type": "zero", "algorithm_type": "dpmsolver++", "solver_order": 2}
+    stepper = opened("DPMSolverMultistepScheduler", tables.KINDS["ldm"], meant, **changed)
+    close(ours("dpmpp_2m", tables.KINDS["ldm"], meant, num_steps, z), theirs(stepper, num_steps, z))
+
+
+def test_one_step_of_lcm_is_our_x(z):
+    """c_skip is 2.5e-9 at t = 999. With more steps it draws new noise from x itself, which is none of our samplers."""
+    stepper = opened("LCMScheduler", tables.KINDS["stable-diffusion"], "eps", original_inference_steps=50)
+    expected = theirs(stepper, 1, z)
+    assert stepper.timesteps.tolist() == [999]
+    close(ours("ddim", tables.KINDS["stable-diffusion"], "eps", 1, z), expected)
+
+
+@pytest.mark.parametrize("kind", ["PNDMScheduler", "EulerDiscreteScheduler", "UniPCMultistepScheduler", "LCMScheduler"])
+def test_configs_that_it_writes_are_read(kind, tmp_path):
+    given = own.SCHEDULER | {"prediction_type": "v_prediction"}
+    given = {key: value for key, value in given.items() if key not in ("_class_name", "clip_sample")}
+    getattr(diffusers(), kind)(**given if kind == "PNDMScheduler" else {k: given[k] for k in given if k[:4] == "beta"},
+                               **({} if kind == "PNDMScheduler" else {"prediction_type": "v_prediction"})
+                               ).save_pretrained(tmp_path)  # fmt: skip
+    told = scheduler.described(json.loads((tmp_path / scheduler.FILE).read_text()), kind)
+    assert schedules.make("Discrete", **told.schedule) == schedules.Discrete() and told.prediction == "v"
+
+
+# Whole pipelines.
+
+
+@pytest.fixture(scope="module")
+def captioned(tmp_path_factory):
+    root = tmp_path_factory.mktemp("captioned")
+    import_pipeline(own.write_captioned(root / "pipeline"), root / "run")
+    return root / "run"
+
+
+@pytest.fixture(scope="module")
+def student(captioned, tmp_path_factory):
+    """A student of 4 and 2 steps that is told w, and its folder."""
+    root = tmp_path_factory.mktemp("student")
+    run = own.student(root / "run", captioned, (4,))
+    export_pipeline(run, root / "out")
+    return run, root / "out"
+
+
+def test_it_finds_every_key_and_no_other(student):
+    run, folder = student
+    for name, kind in (("unet", "UNet2DConditionModel"), ("vae", "AutoencoderKL")):
+        model, info = getattr(diffusers(), kind).from_pretrained(folder, subfolder=name, output_loading_info=True)
+        assert not any(info[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs")), info
+        assert model.config.get("time_cond_proj_dim", 16) == 16
+    assert run.manifest["network"]["args"]["guidance_dim"] == 16
+
+
+def images_of(folder, z, captions, **options):
+    """What its pipeline makes of noise [n, h, w, c] and captions, in [-1, 1]."""
+    import torch
+
+    pipeline = diffusers().StableDiffusionPipeline.from_pretrained(folder)
+    pipeline.set_progress_bar_config(disable=True)
+    latents = torch.tensor(np.asarray(z)).permute(0, 3, 1, 2)
+    return 2 * pipeline(captions, latents=latents, output_type="np", **options).images - 1
+
+
+@pytest.mark.skipif(not importlib.util.find_spec("transformers"), reason="needs transformers")
+def test_its_pipeline_makes_the_images_of_a_student(student):
+    run, folder = student
+    captions, z, before = ["the cat sat", "a cat"], run.noise(2, seed=3), None
+    for w in (0.0, 0.25):
+        found = run.sample(2, steps=4, guidance=w, prompts=captions, noise=z)
+        assert before is None or np.abs(found - before).max() > 1e-2  # So that 1 + w in place of w would show.
+        before = found
+        expected = images_of(folder, z, captions, num_inference_steps=4, guidance_scale=1 + w)
+        assert expected.std() > 0.02
+        np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+@pytest.mark.skipif(not importlib.util.find_spec("transformers"), reason="needs transformers")
+def test_its_pipeline_makes_the_images_of_a_teacher(captioned, tmp_path):
+    run = guided_distill.load(captioned)
+    export_pipeline(run, tmp_path / "out")
+    captions, z = ["the cat sat", "a cat"], run.noise(2, seed=3)
+    found = run.sample(2, steps=5, guidance=1.5, prompts=captions, noise=z)
+    expected = images_of(tmp_path / "out", z, captions, num_inference_steps=5, guidance_scale=2.5)
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+def test_the_code_on_the_card_makes_the_images_of_classes(tmp_path, monkeypatch):
+    """Of the one that diffusers has no pipeline for; its own lines are run."""
+    import torch
+
+    folder = own.write_classes(tmp_path / "pipeline", embed_guidance=True, guidance_dim=8)
+    import_pipeline(folder, tmp_path / "run", w_range=(0.0, 1.0))
+    run = guided_distill.load(tmp_path / "run")
+    export_pipeline(run, tmp_path / "out")
+    diffusers()
+    code = (tmp_path / "out" / "README.md").read_text().split("```python\n")[1].split("```")[0]
+    code = (
+        code.replace("3, 4", "0, 2").replace("set_timesteps(50)", "set_timesteps(4)").replace("[0.5, 0.5]", "[0, 0.25]")
+    )
+    z, w, labels = run.noise(2, seed=1), np.array([0.0, 0.25]), np.array([0, 2])
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(torch, "randn", lambda *shape: torch.tensor(np.asarray(z)).permute(0, 3, 1, 2))
+    with torch.no_grad():
+        exec(code, found := {})
+    expected = run.sample(2, steps=4, guidance=w, labels=labels, noise=z)
+    np.testing.assert_allclose(found["images"].permute(0, 2, 3, 1).clamp(-1, 1).numpy(), expected, atol=1e-4)
+    assert importing.sidecar(tmp_path / "out")["guidance"]["range"] == [0.0, 1.0]
+
+
+def test_w_enters_as_in_its_pipeline():
+    import torch
+
+    w = torch.tensor([0.0, 0.25, 7.0])
+    expected = diffusers().LatentConsistencyModelPipeline.get_guidance_scale_embedding(None, w, 16).numpy()
+    np.testing.assert_allclose(sinusoidal(1000 * jnp.asarray(w.numpy()), 16), expected, atol=1e-3)
