@@ -3,8 +3,9 @@
     python main.py --config=configs/laion512_stage2.py          (about 395 A100 hours, estimated)
 
 From secondary sources: batch 512, lr 5e-5. Assumed: 2,500 updates a round, 20,000 for N = 4, 2 and 1; linear anneal,
-truncated SNR. Arguments: tiny, synthetic (made-up codes), w=1 (from the single-w student), stochastic, unguided (plain
-progressive distillation of the teacher), encoding (towards noise, w = 0).
+truncated SNR. Arguments: tiny, synthetic (made-up codes), w=2 (from the single-w student), stochastic, unguided (plain
+progressive distillation of the teacher), encoding (towards noise, w = 0: after a stage one with
+--config.objective.w_min=0).
 """
 
 from configs import base, laion512_stage1, laion512_teacher

@@ -13,8 +13,9 @@ matplotlib.use("agg")
 
 
 def grid(images: np.ndarray, columns: int, scale: int = 1, gap: int = 1) -> np.ndarray:
-    """images [n, h, w, 1 or 3] in [-1, 1] -> uint8 [H, W, 3], row by row, enlarged `scale` times, on grey."""
-    pictures = to_uint8(images).repeat(scale, 1).repeat(scale, 2)
+    """images [n, h, w, c] in [-1, 1] -> uint8 [H, W, 3], row by row, enlarged `scale` times, on grey; of codes, that
+    have more channels than colours, the first three."""
+    pictures = to_uint8(images[..., :3]).repeat(scale, 1).repeat(scale, 2)
     pictures = np.broadcast_to(pictures, (*pictures.shape[:3], 3))
     n, height, width, _ = pictures.shape
     rows = -(-n // columns)

@@ -19,7 +19,7 @@ from configs import (
     mixture2d_stage2,
     mixture2d_teacher,
 )
-from guided_distill import launch, runs, stages, trainer
+from guided_distill import data, launch, plans, runs, stages, trainer
 from guided_distill.errors import UserError
 
 ROOT = Path(__file__).parents[1]
@@ -92,6 +92,35 @@ def test_builds_abstractly_images(name, stage, argument, digits):
         above = digits / ("teacher" if stage == "stage1" or argument == "unguided" else "stage1")
     case = {"teacher": "digits_teacher"}.get(stage, f"digits_{stage}:{argument}")
     check_abstract(build(config, above), case)
+
+
+LATENT_CASES = [
+    *(
+        (name, stage, "tiny")
+        for name in ("emoji", "imagenet256", "laion512")
+        for stage in ("teacher", "stage1", "stage2")
+    ),
+    *(("emoji", "stage2", f"tiny,{arg}") for arg in ("stochastic", "unguided", "encoding", "w=1")),
+    *(("laion512", "stage2", f"tiny,{arg}") for arg in ("unguided", "w=2")),
+]
+
+
+@pytest.mark.parametrize("name, stage, argument", LATENT_CASES)
+def test_builds_abstractly_latents(name, stage, argument):
+    """Made-up codes, after teachers that need not be there."""
+    config = importlib.import_module(f"configs.{name}_{stage}").get_config(argument)
+    built = plans.build(config.to_dict())
+    batch = {k: jax.ShapeDtypeStruct((8, *v.shape[1:]), v.dtype) for k, v in data.given(built.source.arrays).items()}
+    after, metrics = jax.eval_shape(built.steps[0], built.abstract(), batch)
+    assert jax.tree.structure(after) == jax.tree.structure(built.abstract()) and metrics["loss"].shape == ()
+    assert bool(built.manifest["text"]) == (name != "imagenet256")
+    assert built.manifest["prediction"] == ("eps" if stage == "teacher" and name != "emoji" else "v")
+
+
+def test_a_student_of_strong_guidance_has_no_encoder():
+    config = importlib.import_module("configs.laion512_stage2").get_config("tiny,encoding")
+    with pytest.raises(UserError, match=r"it knows w in \[2, 14\], and \[0, 0\] is asked for"):
+        plans.build(config.to_dict())
 
 
 @pytest.mark.parametrize("name, million", [("cifar10", 60.0), ("imagenet64", 295.9)])

@@ -680,7 +680,7 @@ def test_show_of_points_is_a_scatter(tmp_path, capsys):
     [
         ("show cifar10", "is not prepared; run: python -m guided_distill data prepare cifar10"),
         ("show cifar10", "cifar-10-binary.tar.gz is looked for in "),
-        ("show cifar", "'cifar'; valid: cifar10, digits"),
+        ("show cifar", "'cifar'; valid: captioned_folder, cifar10"),
         ("show digits --split=test", "split of digits 'test'; valid: train"),
         ("show digits --out=x.jpg", "must end in .png"),
         ("show digits --directory=x", "digits is not kept in a directory"),

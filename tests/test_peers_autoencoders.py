@@ -11,6 +11,7 @@ import json
 import tempfile
 from pathlib import Path
 
+import beside_torch
 import numpy as np
 import pytest
 import test_autoencoders as own
@@ -27,11 +28,7 @@ pytestmark = [
 
 @functools.cache
 def classes():
-    import torch
-
-    if not importlib.util.find_spec("torchvision"):
-        for operator in ("nms", "qnms"):
-            torch.library.define(f"torchvision::{operator}", "(Tensor x) -> Tensor")
+    beside_torch.allow_no_torchvision()
     from diffusers import AutoencoderKL, VQModel
 
     return {"AutoencoderKL": AutoencoderKL, "VQModel": VQModel}

@@ -2,6 +2,7 @@
 
 import importlib.util
 
+import beside_torch
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -25,9 +26,7 @@ def theirs(monkeypatch):
     """(scheduler, set_noise): the scheduler draws what `set_noise` was given last."""
     import torch
 
-    if not importlib.util.find_spec("torchvision"):
-        for operator in ("nms", "qnms"):
-            torch.library.define(f"torchvision::{operator}", "(Tensor x) -> Tensor")
+    beside_torch.allow_no_torchvision()
     from diffusers.schedulers import scheduling_repaint
 
     drawn = {}

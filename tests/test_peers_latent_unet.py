@@ -5,10 +5,10 @@
 writes tests/fixtures/latent_unet.npz.
 """
 
-import contextlib
 import importlib.util
 import json
 
+import beside_torch
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -29,11 +29,7 @@ W = {"with w": 24, "without w": None}
 
 def diffusers():
     """The package, which asks for an operator of torchvision."""
-    import torch
-
-    if not importlib.util.find_spec("torchvision"):
-        with contextlib.suppress(RuntimeError):  # It was defined before.
-            torch.library.define("torchvision::nms", "(Tensor x) -> Tensor")
+    beside_torch.allow_no_torchvision()
     import diffusers
 
     return diffusers

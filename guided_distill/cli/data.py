@@ -190,4 +190,4 @@ def _counts(counts: np.ndarray) -> str:
 
 
 def _print(table: Table) -> None:
-    Console(width=None if Console().is_terminal else 140).print(table)
+    Console(width=None if Console().is_terminal else 180).print(table)

@@ -68,7 +68,7 @@ class Source:
 
     def captions(self, num: int) -> list[str]:
         """`num` captions at most, all different, spread over the set; [] where there are none."""
-        if "caption" not in self[:0] or not len(self):
+        if not self.info.captions or not len(self):
             return []
         spread = np.linspace(0, len(self) - 1, min(4 * num, len(self))).astype(int)
         return list(dict.fromkeys(self.captions_at(spread)))[:num]
