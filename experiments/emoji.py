@@ -28,7 +28,7 @@ from guided_distill.metrics import FeatureSet, frechet, kernel, paired
 from guided_distill.runs import Run
 from guided_distill.text import minilm, words
 
-GUIDANCE = (2.0, 0.0, 1.0, 4.0)  # In the order of measuring.
+GUIDANCE = (2.0, 0.0, 1.0, 4.0)
 STEPS = (16, 8, 4, 2, 1)
 SHOWN = 20
 
@@ -36,7 +36,7 @@ SHOWN = 20
 @dataclasses.dataclass(frozen=True)
 class Scale:
     """How large everything is. `source` of pictures, its split held out, `seen` captions a row, `repeats` of each
-    caption that is held out."""
+    caption that is held out; the `steps` and the `guidance` of the rows, in the order of measuring."""
 
     name: str
     argument: str
@@ -48,6 +48,8 @@ class Scale:
     seen: int
     repeats: int
     features: str = "efficientnet_lite0"
+    steps: tuple[int, ...] = STEPS
+    guidance: tuple[float, ...] = GUIDANCE
 
 
 FULL = Scale(
@@ -82,8 +84,10 @@ TINY = Scale(
     {"name": "words"},
     8,
     24,
-    1,
+    3,
     "pixels",
+    (4, 1),
+    (2.0, 0.0),
 )
 
 
@@ -224,8 +228,8 @@ def measure(results: Results, scale: Scale, runs: dict[str, Run], seed: int) -> 
     teacher, matched, student = runs["teacher"], runs["matched"], runs["student"]
     of, many = Measured(results, scale, teacher, seed), scale.teacher_steps
     of.real()
-    steps = [n for n in STEPS if n in student.trained_steps]
-    for w in GUIDANCE:
+    steps = [n for n in scale.steps if n in student.trained_steps]
+    for w in scale.guidance:
         of.row("teacher", teacher, "ddim", many, w, 2 * many)
         of.row("matched", matched, "ddim", many, w, many)
         for n in steps:
@@ -234,9 +238,10 @@ def measure(results: Results, scale: Scale, runs: dict[str, Run], seed: int) -> 
             of.row("DPM-Solver++ on the teacher", teacher, "dpmpp_2m", n, w, 2 * n)
     lines = {f"teacher {many} x 2": (teacher, many), f"stage one {many}": (matched, many)}
     lines |= {f"student {n}": (student, n) for n in steps}
-    lines |= {f"DPM-Solver++ {n} x 2": (teacher, n, "dpmpp_2m") for n in (8, 4)}
+    lines |= {f"DPM-Solver++ {n} x 2": (teacher, n, "dpmpp_2m") for n in (8, 4) if n in steps}
+    w = scale.guidance[0]
     for kind in of.kinds:
-        sheet(results.workdir / f"sheet_{kind or 'seen_'}w{GUIDANCE[0]:g}.png", of, lines, GUIDANCE[0], kind)
+        sheet(results.workdir / f"sheet_{kind or 'seen_'}w{w:g}.png", of, lines, w, kind)
 
 
 if __name__ == "__main__":
