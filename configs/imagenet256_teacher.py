@@ -5,7 +5,8 @@
 
 Verified in print (LDM): VQ-f4 latents of 64 x 64 x 3, U-Net of 400.9 M parameters, 1,001 classes (the last is null),
 eps-prediction, betas 0.0015 ... 0.0195, batch 1,200, 178,000 updates, lr 1e-4. Assumed: warm-up 10,000, EMA 0.9999,
-label dropout 0.1. Expected: not run here. Data: latents, which `python -m guided_distill data encode` writes once.
+label dropout 0.1. Expected: not run here. Data: latents, which `python -m guided_distill data encode
+data:image_folder:path=FOLDER:size=256 --name=imagenet256 --codec=...` writes once.
 Arguments: tiny (made-up codes), synthetic (made-up codes for the network as it is: for plans and benchmarks).
 """
 

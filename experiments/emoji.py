@@ -12,9 +12,13 @@ fitted on the real pairs that were trained on, finds a picture's own caption amo
 """
 
 import dataclasses
+import statistics
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 import guided_distill
@@ -22,7 +26,8 @@ from configs import emoji_stage1, emoji_stage2, emoji_teacher
 from experiments.matcher import Matcher
 from experiments.measure import apart
 from experiments.results import Results, arguments
-from guided_distill import autoencoding, data, evaluate, latents, launch, pictures, report
+from experiments.timing import interleave
+from guided_distill import autoencoding, data, evaluate, latents, launch, pictures, report, runs
 from guided_distill.codecs import to_float
 from guided_distill.metrics import FeatureSet, frechet, kernel, paired
 from guided_distill.runs import Run
@@ -89,6 +94,14 @@ TINY = Scale(
     (4, 1),
     (2.0, 0.0),
 )
+SCALES = {scale.name: scale for scale in (FULL, CPU, TINY)}
+
+
+def embedding(scale: Scale) -> Callable[[Sequence[str]], np.ndarray]:
+    """Captions -> one vector each, for a matcher."""
+    if scale.text["name"] == "minilm":
+        return minilm.make()
+    return lambda captions: words.encoder().encode(captions).mean(1)
 
 
 class Pairs:
@@ -115,13 +128,8 @@ class Measured:
             "held_out_": Pairs(data.load(**scale.heldout), self.features, 10**6, scale.repeats),
         }
         seen = self.kinds[""]
-        embed = minilm.make() if scale.text["name"] == "minilm" else self._bag
-        self.matcher = Matcher(seen.real.features, seen.captions, embed, seed)
+        self.matcher = Matcher(seen.real.features, seen.captions, embedding(scale), seed)
         self.partners: dict[tuple[str, float], FeatureSet] = {}
-
-    @staticmethod
-    def _bag(captions: list[str]) -> np.ndarray:
-        return words.encoder().encode(captions).mean(1)
 
     def sampled(self, run: Run, steps: int, w: float, sampler: str, kind: str) -> FeatureSet:
         """Features of a run's samples for the captions of a kind."""
@@ -178,16 +186,16 @@ class Measured:
         self.results.row(key, 0, compute)
 
 
-def sheet(path: Path, measured: Measured, runs: dict[str, tuple], w: float, kind: str) -> None:
-    """A row of pictures for each {name: (run, steps)}, for the same captions from the same noise."""
+def sheet(path: Path, measured: Measured, lines: dict[str, tuple], w: float, kind: str) -> None:
+    """A row of pictures for each {name: (run, steps)} of `lines`, for the same captions from the same noise."""
     asked = list(dict.fromkeys(measured.kinds[kind].asked))
     asked = [asked[k] for k in np.linspace(0, len(asked) - 1, min(SHOWN, len(asked))).astype(int)]
     real = [measured.kinds[kind].images[measured.kinds[kind].captions.index(caption)] for caption in asked]
-    lines = {"real": np.stack(real)}
-    for name, (run, *how) in runs.items():
+    rows = {"real": np.stack(real)}
+    for name, (run, *how) in lines.items():
         steps, sampler = (*how, None)[:2]
-        lines[name] = run.sample(len(asked), steps, w, seed=measured.seed, sampler=sampler, prompts=asked)
-    pictures.save_sheet(path, lines)
+        rows[name] = run.sample(len(asked), steps, w, seed=measured.seed, sampler=sampler, prompts=asked)
+    pictures.save_sheet(path, rows)
     path.with_suffix(".txt").write_text("\n".join(asked) + "\n")
 
 
@@ -206,7 +214,7 @@ def main() -> None:
     encoders = latents.Encoders({"name": "kl_vae", "weights": str(args.workdir / "autoencoder")}, scale.text)
     with results.timed("encoding"):
         latents.write(data.load(**spec), spec, encoders, scale.name, str(args.workdir / "data"))
-    runs: dict[str, Run] = {}
+    loaded: dict[str, Run] = {}
     for name, module, above in (
         ("teacher", emoji_teacher, None),
         ("matched", emoji_stage1, "teacher"),
@@ -217,15 +225,49 @@ def main() -> None:
             config.data = {"name": "encoded", "of": scale.name, "directory": str(args.workdir / "data")}
             config.codec = {"name": "as_data"}
         trained = results.train(config, name, args.seed, above and args.workdir / above)
-        runs[name] = guided_distill.load(trained)
-    measure(results, scale, runs, args.seed)
+        loaded[name] = guided_distill.load(trained)
+    measure(results, scale, loaded, args.seed)
     title = "Emoji: captions to pictures, distilled to one step"
     print(f"-> {report.of_experiment(args.workdir, title, features=scale.features)}")
 
 
-def measure(results: Results, scale: Scale, runs: dict[str, Run], seed: int) -> None:
+def speed(
+    results: Results, teacher: Run, student: Run, many: int, w: float, few: int, seed: int, num: int = 64
+) -> None:
+    """Medians of seconds for `num` images, caption to pixels: by the teacher in `many` steps and by the student in
+    `few`; of one evaluation of the student's network, and of one decoding; and how much faster the student is, beside
+    what evaluations and decoding alone would give."""
+
+    def compute() -> dict[str, float]:
+        z, weights = student.noise(num, seed), student.weights_for(few)
+        cond = {key: jnp.asarray(value) for key, value in student.cond(num, w).items()}
+        logsnr = jnp.zeros((num,))
+        evaluate_once = jax.jit(lambda weights, z: runs.bind(student.manifest)(weights)(z, logsnr, cond).x)
+        decode = jax.jit(lambda weights, z: student.codec.bind(weights).decode(z))
+        sampled = lambda run, steps: run.sample(num, steps, w, seed=seed)  # noqa: E731
+        found = interleave(
+            {
+                "teacher": lambda: sampled(teacher, many),
+                "student": lambda: sampled(student, few),
+                "evaluation": lambda: evaluate_once(weights, z),
+                "decoding": lambda: decode(student.codec.weights, z),
+            },
+            repeats=5,
+            warmups=1,
+        )
+        of = {name: statistics.median(seconds) for name, seconds in found.items()}
+        out = {f"{name}_seconds": value for name, value in of.items()}
+        out |= {"num": num, "few_steps": few, "speed_up": of["teacher"] / of["student"]}
+        evaluations = lambda n: n * of["evaluation"] + of["decoding"]  # noqa: E731
+        return {**out, "speed_up_of_evaluations": evaluations(2 * many) / evaluations(few)}
+
+    key = {"method": "speed", "sampler": "ddim", "steps": many, "guidance": w, "seed": seed}
+    results.row({**key, "weights": f"{student.hash} {teacher.hash}"}, 2 * many, compute)
+
+
+def measure(results: Results, scale: Scale, loaded: dict[str, Run], seed: int) -> None:
     """All rows, and the sheets."""
-    teacher, matched, student = runs["teacher"], runs["matched"], runs["student"]
+    teacher, matched, student = loaded["teacher"], loaded["matched"], loaded["student"]
     of, many = Measured(results, scale, teacher, seed), scale.teacher_steps
     of.real()
     steps = [n for n in scale.steps if n in student.trained_steps]
@@ -236,6 +278,7 @@ def measure(results: Results, scale: Scale, runs: dict[str, Run], seed: int) -> 
             of.row("student", student, "ddim", n, w, n)
             of.row("DDIM on the teacher", teacher, "ddim", n, w, 2 * n)
             of.row("DPM-Solver++ on the teacher", teacher, "dpmpp_2m", n, w, 2 * n)
+    speed(results, teacher, student, many, scale.guidance[0], max(n for n in steps if n <= 4), seed)
     lines = {f"teacher {many} x 2": (teacher, many), f"stage one {many}": (matched, many)}
     lines |= {f"student {n}": (student, n) for n in steps}
     lines |= {f"DPM-Solver++ {n} x 2": (teacher, n, "dpmpp_2m") for n in (8, 4) if n in steps}

@@ -4,6 +4,7 @@ python -m experiments.publish mixture2d DIR [DIR ...]
 python -m experiments.publish digits DIR
 python -m experiments.publish table DIR [DIR ...]             a directory for each budget, of one data set
 python -m experiments.publish ablations DIR [DIR ...]         a directory for each test bed
+python -m experiments.publish emoji DIR
 """
 
 import argparse
@@ -14,7 +15,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from experiments import publish_ablations, publish_table
+from experiments import publish_ablations, publish_emoji, publish_table
 from experiments.digits import END_ONLY
 from experiments.results import DOCS, markdown, read, readme, spent
 from guided_distill import launch
@@ -188,16 +189,23 @@ same noise. Images are clipped to [-1, 1] at every step.
 """
 
 
+PAGES = {
+    "mixture2d": mixture2d,
+    "digits": digits,
+    "table": publish_table.write,
+    "ablations": publish_ablations.write,
+    "emoji": publish_emoji.write,
+}
+
+
 def main() -> None:
     """Writes docs/results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("experiment", choices=("mixture2d", "digits", "table", "ablations"))
+    parser.add_argument("experiment", choices=PAGES)
     parser.add_argument("directories", type=Path, nargs="+")
     args = parser.parse_args()
     DOCS.mkdir(parents=True, exist_ok=True)
-    {"mixture2d": mixture2d, "digits": digits, "table": publish_table.write, "ablations": publish_ablations.write}[
-        args.experiment
-    ](args.directories)
+    PAGES[args.experiment](args.directories)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from guided_distill import data
-from guided_distill.data import _captioned, webdataset
+from guided_distill.data import _pictures, webdataset
 from guided_distill.errors import UserError
 
 
@@ -122,14 +122,14 @@ def test_pictures_alone(source):
 
 
 def test_captions_are_told_without_reading_pictures(source, monkeypatch):
-    monkeypatch.setattr(_captioned, "ThreadPoolExecutor", None)
+    monkeypatch.setattr(_pictures, "ThreadPoolExecutor", None)
     assert source.captions(1) == ["a red boat"] and set(source.captions(4)) <= {text for _, text in FOUR.values()}
 
 
 def test_long_captions_are_cut_between_characters(monkeypatch):
-    monkeypatch.setattr(_captioned, "MOST", 5)
+    monkeypatch.setattr(_pictures, "MOST", 5)
     with pytest.warns(UserWarning, match="2 of 3 captions have more than 5 bytes"):
-        found = _captioned.as_bytes(["ab", " äöü ", "abcdef"])
+        found = _pictures.as_bytes(["ab", " äöü ", "abcdef"])
     assert found.dtype == "S5" and [text.decode() for text in found] == ["ab", "äö", "abcde"]
 
 
@@ -137,7 +137,7 @@ def test_long_captions_are_cut_between_characters(monkeypatch):
 
 
 def square(content, size):
-    return _captioned.square(io.BytesIO(content), size, "it")
+    return _pictures.square(io.BytesIO(content), size, "it")
 
 
 def saved(image, form="PNG", **options):
@@ -339,3 +339,21 @@ def test_mistakes_in_shards_are_told_in_one_line(tmp_path, make, message):
     with pytest.raises(UserError, match=message) as error:
         data.load("webdataset", path=str(tmp_path / "shards"))
     assert "\n" not in str(error.value)
+
+
+def test_folders_of_classes_are_labels(tmp_path):
+    write(tmp_path, {f"train/{name}/{k}.JPEG": plain(10 * k + n) for n, name in enumerate("ba") for k in range(3)})
+    write(tmp_path, {"train/a/notes.txt": "not a picture", "train/.hidden/x.png": plain(1), "val/a/1.png": plain(9)})
+    source = data.load("image_folder", path=str(tmp_path), size=4)
+    assert source[:]["label"].tolist() == [0, 0, 0, 1, 1, 1] and source.info.num_classes == 2
+    assert colours(source) == [1, 11, 21, 0, 10, 20] and source.info.flip and not source.info.captions
+    assert source[np.array([5, 0])]["label"].tolist() == [1, 0] and source[:2]["x"].shape == (2, 4, 4, 3)
+    assert set(source.unlabelled()[:1]) == {"x"} and source.unlabelled().info.num_classes == 0
+    assert len(data.load("image_folder", "val", path=str(tmp_path), size=4)) == 1
+    (tmp_path / "train" / "c").mkdir()
+    with pytest.raises(UserError, match=r"no pictures \(.jpg, .*\) in .*train/c"):
+        data.load("image_folder", path=str(tmp_path))
+    with pytest.raises(UserError, match=r"no folders of classes in .*val/a; pictures with captions"):
+        data.load("image_folder", path=str(tmp_path / "val" / "a"))
+    with pytest.raises(UserError, match=r"no folder 'test' in .*; there are: train, val"):
+        data.load("image_folder", "test", path=str(tmp_path))

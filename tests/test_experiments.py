@@ -6,7 +6,18 @@ import sys
 import numpy as np
 import pytest
 
-from experiments import ablations, demo, digits, emoji, matcher, mixture2d, publish, publish_ablations
+from experiments import (
+    ablations,
+    demo,
+    digits,
+    editing,
+    emoji,
+    matcher,
+    mixture2d,
+    publish,
+    publish_ablations,
+    publish_emoji,
+)
 from guided_distill.errors import UserError
 
 
@@ -127,14 +138,29 @@ def test_emoji_goes_from_pictures_to_one_step(tmp_path, monkeypatch, capsys):
     run(*command)
     rows = json.loads((tmp_path / "results.json").read_text())
     methods = {"real pictures", "teacher", "matched", "student", "DDIM on the teacher", "DPM-Solver++ on the teacher"}
-    assert {row["method"] for row in rows} == methods
-    for row in rows:
+    assert {row["method"] for row in rows} == methods | {"speed"}
+    for row in (row for row in rows if row["method"] in methods):
         assert 0 <= row["r_precision"] <= 1 and 0 <= row["held_out_r_precision"] <= 1
         assert row["method"] != "teacher" or row["paired_distance"] == 0
+    (speed,) = (row for row in rows if row["method"] == "speed")
+    assert speed["few_steps"] == 4 and speed["speed_up_of_evaluations"] > 1
     assert {path.name for path in tmp_path.glob("sheet_*.png")} == {"sheet_seen_w2.png", "sheet_held_out_w2.png"}
     capsys.readouterr()
     run(*command)  # again: everything stands
     assert "method=" not in capsys.readouterr().out
+
+    (docs := tmp_path / "docs").mkdir()
+    for module in (publish, publish_emoji, editing):
+        monkeypatch.setattr(module, "DOCS", docs)
+    run(publish, monkeypatch, "emoji", tmp_path)
+    page = (docs / "emoji.md").read_text()
+    assert "| 4 steps, KD on seen pairs, w = 2 |" in page and "Scale blobs, seed 0" in page
+    edits = (editing, monkeypatch, f"--workdir={tmp_path / 'edits'}", f"--chain={tmp_path}", "--on=emoji", "--tiny")
+    run(*edits)
+    run(*edits, "--publish")
+    found = json.loads((tmp_path / "edits" / "editing.json").read_text())
+    assert all(row["known_pixels_moved_by"] == 0 for row in found["inpaint"])
+    assert "features to source" in (docs / "editing_emoji.md").read_text() and (docs / "editing_emoji.png").exists()
 
 
 def test_a_matcher_finds_captions_of_pictures_that_say_them():

@@ -16,10 +16,8 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
-
 from guided_distill.data import Source
-from guided_distill.data._captioned import KEYS, LICENCE, SUFFIXES, Pictures, as_bytes, info_of, root_of, square
+from guided_distill.data._pictures import KEYS, LICENCE, SUFFIXES, Pictures, as_bytes, in_file, info_of, root_of
 from guided_distill.errors import UserError
 
 TABLES = ("metadata.jsonl", "metadata.csv", "captions.csv")
@@ -40,12 +38,8 @@ def make(
     if not pairs:
         raise UserError(f"captioned_folder: no pictures ({', '.join(SUFFIXES)}) in {root}")
     files, captions = zip(*pairs, strict=True)
-    picture = functools.partial(_picture, files, size)
+    picture = functools.partial(in_file, files, size)
     return Pictures({"caption": as_bytes(captions)}, info_of(size, flip, licence), picture, len(files))
-
-
-def _picture(files: tuple[Path, ...], size: int, k: int) -> np.ndarray:
-    return square(files[k], size, files[k])
 
 
 def _beside(root: Path) -> list[tuple[Path, str]]:

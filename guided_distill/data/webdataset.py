@@ -23,7 +23,7 @@ from rich.progress import track
 
 from guided_distill import shards
 from guided_distill.data import Source
-from guided_distill.data._captioned import KEYS, LICENCE, SUFFIXES, Pictures, as_bytes, info_of, root_of, square
+from guided_distill.data._pictures import KEYS, LICENCE, SUFFIXES, Pictures, as_bytes, info_of, root_of, square
 from guided_distill.errors import UserError
 
 FORMAT = 1

@@ -1,4 +1,4 @@
-"""What sources of captioned pictures share: pictures that are decoded when they are asked for, and captions as
+"""What sources of pictures of the user's own share: pictures that are decoded when they are asked for, and captions as
 bytes."""
 
 import dataclasses
@@ -53,11 +53,12 @@ class Pictures(Source):
         return dataclasses.replace(self, arrays=plain.arrays, info=plain.info)
 
 
-def info_of(size: int, flip: bool, licence: str, note: str = "") -> Info:
-    """Of pictures of `size` x `size`. Raises `UserError` for no such size."""
+def info_of(size: int, flip: bool, licence: str, note: str = "", num_classes: int = 0) -> Info:
+    """Of pictures of `size` x `size`, with captions where there are no classes. Raises `UserError` for no such
+    size."""
     if size < 1:
         raise UserError(f"size={size} of pictures is not positive")
-    return Info((size, size, 3), 0, licence, flip, note=note, captions=True)
+    return Info((size, size, 3), num_classes, licence, flip, note=note, captions=not num_classes)
 
 
 def as_bytes(captions: Sequence[str]) -> np.ndarray:
@@ -88,6 +89,11 @@ def square(stream: BufferedIOBase | Path, size: int, what: object) -> np.ndarray
     left, top = (colours.width - side) // 2, (colours.height - side) // 2
     how = Image.Resampling.BOX if side >= size else Image.Resampling.BICUBIC
     return np.asarray(colours.resize((size, size), how, (left, top, left + side, top + side)))
+
+
+def in_file(files: Sequence[Path], size: int, k: int) -> np.ndarray:
+    """The `square` of the k-th of these files."""
+    return square(files[k], size, files[k])
 
 
 def root_of(name: str, split: str, path: str | Path) -> Path:

@@ -1,0 +1,146 @@
+"""docs/results/emoji.md: the text-to-image chain's targets, cost, rows and sheets, from the directory of its run."""
+
+import json
+import math
+import shutil
+from pathlib import Path
+
+from experiments.emoji import SCALES
+from experiments.results import DOCS, markdown, read, readme, spent
+
+COLUMNS = (
+    "method",
+    "steps",
+    "evaluations",
+    "kernel_distance",
+    "kernel_distance_error",
+    "r_precision",
+    "held_out_r_precision",
+    "held_out_kernel_distance",
+    "kernel_to_teacher",
+    "paired_distance",
+)
+METHODS = ("teacher", "matched", "student", "DPM-Solver++ on the teacher", "DDIM on the teacher")
+FEW = 4
+
+
+def write(directories: list[Path]) -> None:
+    """The page, its pictures, and the README's table."""
+    (directory,) = directories
+    rows, hardware = read(directory)
+    scale = SCALES[hardware["settings"]["scale"]]
+    of = {(row["method"], row["steps"], row["guidance"]): row for row in rows}
+    real = next(row for row in rows if row["method"] == "real pictures")
+    strengths = sorted({row["guidance"] for row in rows if row["method"] == "teacher"})
+    lines = [HEADER, about(directory, hardware, rows), "", f"On {spent(hardware)}.", ""]
+    lines += ["## Asked beforehand", "", TARGETS, ""]
+    lines += [markdown(targets(of, strengths, scale.teacher_steps), ("target", "asked", "measured", "met")), ""]
+    lines += autoencoder(directory)
+    columns = ("r_precision", "held_out_r_precision", "kernel_distance", "frechet_distance")
+    lines += ["## Real pictures", "", REAL, "", markdown([real], columns), ""]
+    for kind in ("seen", "held_out"):
+        lines += sheet(directory, kind, scale.guidance[0])
+    for w in strengths:
+        here = [row for row in rows if row["guidance"] == w and row["method"] in METHODS]
+        here.sort(key=lambda row: (METHODS.index(row["method"]), -row["steps"]))
+        lines += [f"## w = {w:g}", "", markdown(here, COLUMNS), ""]
+    (DOCS / "emoji.md").write_text("\n".join(lines).rstrip() + "\n")
+    headline(of, scale)
+
+
+def about(directory: Path, hardware: dict, rows: list[dict]) -> str:
+    """What all rows share."""
+    settings, scale = hardware["settings"], SCALES[hardware["settings"]["scale"]]
+    manifest = json.loads((directory / "teacher" / "manifest.json").read_text())
+    return ABOUT.format(
+        **settings,
+        seen=scale.seen,
+        repeats=scale.repeats,
+        steps=scale.teacher_steps,
+        shape="x".join(map(str, manifest["shape"])),
+        code="x".join(map(str, manifest["code_shape"])),
+        commits=", ".join(sorted({str(row.get("commit"))[:12] for row in rows})),
+    )
+
+
+def targets(of: dict[tuple, dict], strengths: list[float], many: int) -> list[dict]:
+    """What was asked of the chain before it was run, and what came out."""
+    out = []
+
+    def add(target: str, asked: str, measured: float, met: bool) -> None:
+        out.append({"target": target, "asked": asked, "measured": f"{measured:.3g}", "met": "yes" if met else "no"})
+
+    for w in strengths:
+        teacher, student = of.get(("teacher", many, w)), of.get(("student", FEW, w))
+        if not (teacher and student):
+            continue
+        error = math.hypot(student["kernel_distance_error"], 1.15 * teacher["kernel_distance_error"])
+        limit = 1.15 * teacher["kernel_distance"] + 2 * error
+        value = student["kernel_distance"]
+        asked = f"<= 1.15 x the teacher's {teacher['kernel_distance']:.3g} + 2 errors, {limit:.3g}"
+        add(f"{FEW} steps, KD on seen pairs, w = {w:g}", asked, value, value <= limit)
+    for w in strengths:
+        teacher, student = of.get(("teacher", many, w)), of.get(("student", FEW, w))
+        if teacher and student:
+            asked, value = teacher["held_out_r_precision"], student["held_out_r_precision"]
+            target = f"{FEW} steps, R-precision on held-out pairs, w = {w:g}"
+            add(target, f"the teacher's, {asked:.3g}", value, value >= asked)
+    for (method, *_), row in of.items():
+        if method == "speed":
+            limit = 0.8 * row["speed_up_of_evaluations"]
+            target = f"{row['few_steps']} steps, how much faster than {many} x 2"
+            asked = f">= 0.8 x ({2 * many} f + d) / ({row['few_steps']} f + d), {limit:.3g}"
+            add(target, asked, row["speed_up"], row["speed_up"] >= limit)
+    return out
+
+
+def autoencoder(directory: Path) -> list[str]:
+    """How well it restores."""
+    found = json.loads((directory / "autoencoder" / "measured.json").read_text())
+    shutil.copy(directory / "autoencoder" / "restored.png", DOCS / "emoji_restored.png")
+    return ["## The autoencoder", "", AUTOENCODER.format(**found), "", "![restored](emoji_restored.png)", ""]
+
+
+def sheet(directory: Path, kind: str, w: float) -> list[str]:
+    """Pictures of all methods from the same noise, and their captions."""
+    path = directory / f"sheet_{kind}_w{w:g}.png"
+    shutil.copy(path, DOCS / f"emoji_{kind}.png")
+    captions = "; ".join(path.with_suffix(".txt").read_text().split("\n")).strip("; ")
+    name = kind.replace("_", "-")
+    return [f"## The same noise, {name} pairs, w = {w:g}", "", f"![{name}](emoji_{kind}.png)", "", f"{captions}.", ""]
+
+
+def headline(of: dict[tuple, dict], scale) -> None:
+    """The README's table, and its grid of held-out pairs."""
+    w = scale.guidance[0]
+    asked = [("teacher", scale.teacher_steps), ("matched", scale.teacher_steps)]
+    asked += [("student", n) for n in scale.steps]
+    asked += [("DPM-Solver++ on the teacher", n) for n in (8, FEW, 2)]
+    found = [row for key in asked if (row := of.get((*key, w)))]
+    picture = f"\n\n![Held-out pairs from the same noise, w = {w:g}](docs/results/emoji_held_out.png)"
+    readme(DOCS, "emoji", markdown(found, COLUMNS[:7]) + picture)
+
+
+HEADER = """# Emoji: captions to pictures, distilled to one step
+
+Made by `python -m experiments.publish emoji` from the run of `python -m experiments.emoji`; no number is typed by hand.
+"""
+
+ABOUT = """Pictures of {shape}, codes of {code}, captions "name, style". Scale {scale}, seed {seed}; every row is of
+samples from the same noise: {seen} captions that were trained on (or all there are), and those that were held out,
+{repeats} times each. Features: {features}, so `kernel distance` is KD of those features, not KID; it is to all pictures
+that were trained on, or were held out. `r precision`: how often a matcher, fitted on the real pairs that were trained
+on, finds a picture's own caption among a hundred. `kernel to teacher` is to the teacher's samples of {steps} steps from
+other noise, `paired distance` to its samples from the same noise. Commit {commits}. Times are as they came, on a
+machine with other work to do."""
+
+TARGETS = """Set before the run. The error is over subsets of samples, not over trainings; so few pictures are held out
+that a share of them is known to a few hundredths only. f: seconds of one evaluation, d: of one decoding; the speed is
+of whole images, caption to pixels, in batches."""
+
+AUTOENCODER = """Trained first, on the same pictures: mean absolute error {error:.3g} of pixels in [-1, 1], PSNR
+{psnr:.1f} dB. Above the pictures, below what their codes are decoded to: the best that any row here can be."""
+
+REAL = """What real pictures get: `r precision` of those that were trained on, by a matcher fitted on others of them (so
+that samples, for which it knows all, may do better); of the held-out ones by the matcher that judges samples; distances
+of one half of the former to the other."""
