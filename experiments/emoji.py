@@ -73,7 +73,7 @@ CPU = Scale(
     "cpu",
     {"name": "emoji", "size": 32, "faces": True},
     {"name": "emoji", "split": "heldout", "size": 32, "faces": True},
-    autoencoding.Settings(widths=(16, 32, 32), groups=8, updates=3_000, batch_size=32),
+    autoencoding.Settings(widths=(16, 32, 32), latent=8, groups=8, updates=7_000, batch_size=16, lr=2e-3),
     {"name": "minilm"},
     250,
     400,
