@@ -77,6 +77,7 @@ IMAGE_CASES = [
     *((name, stage, "") for name in IMAGES for stage in ("teacher", "stage1", "stage2")),
     *((name, "stage2", arg) for name in IMAGES for arg in ("stochastic", "unguided", "encoding")),
     *(("fashion_mnist", stage, "cpu") for stage in ("teacher", "stage1", "stage2")),
+    *(("folder", stage, "size=32") for stage in ("teacher", "stage1", "stage2")),
 ]
 
 
@@ -86,7 +87,7 @@ def test_builds_abstractly_images(name, stage, argument, digits):
     config = importlib.import_module(f"configs.{name}_{stage}").get_config(argument)
     above = None
     if stage == "teacher":
-        shape = (16, 16, 1) if argument == "cpu" else IMAGES[name]
+        shape = {"cpu": (16, 16, 1), "size=32": (32, 32, 3)}.get(argument) or IMAGES[name]
         config.data = {"name": "synthetic", "shape": shape, "num_classes": 10, "num": 8}
     else:
         above = digits / ("teacher" if stage == "stage1" or argument == "unguided" else "stage1")
@@ -131,7 +132,7 @@ def test_the_papers_networks_have_the_papers_size(name, million):
     assert abs(sum(leaf.size for leaf in jax.tree.leaves(weights)) / 1e6 / million - 1) < 0.01
 
 
-@pytest.mark.parametrize("name", IMAGES)
+@pytest.mark.parametrize("name", [*IMAGES, "folder"])
 def test_tiny_needs_no_data(name):
     stages_of = importlib.import_module(f"configs.{name}_chain").get_config("tiny").stages
     assert stages_of.teacher.data.name == "synthetic" and build(stages_of.teacher).source.info.shape[:2] == (16, 16)
