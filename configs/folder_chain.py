@@ -1,6 +1,6 @@
 """Teacher, stage one and stage two on pictures of your own, in order.
 
-    python main.py --config=configs/folder_chain.py --config.stages.teacher.data.path=FOLDER   (21 A100 hours, estimated)
+    python main.py --config=configs/folder_chain.py --config.stages.teacher.data.path=FOLDER (21 A100 hours, estimated)
 
 Arguments as stage two's; they reach the stages that know them.
 """

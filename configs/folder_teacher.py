@@ -1,7 +1,7 @@
 """Pictures of your own, a folder for each class: a teacher to begin with. All settings are our own.
 
-    python main.py --config=configs/folder_teacher.py --config.data.path=FOLDER             (about 10 A100 hours, estimated)
-    python main.py --config=configs/folder_teacher.py:size=32 --config.data.path=FOLDER     (about 2, estimated)
+    python main.py --config=configs/folder_teacher.py --config.data.path=FOLDER         (about 10 A100 hours, estimated)
+    python main.py --config=configs/folder_teacher.py:size=32 --config.data.path=FOLDER (about 2, estimated)
 
 FOLDER/train/CLASS/*.jpg; docs/your-data.md says what to change, and when. Flip: --config.data.flip=False where the
 mirror image is another thing. Expected: not run here. Arguments: tiny (stand-in pictures), size (64, 32, 16).

@@ -4,14 +4,16 @@ line."""
 import io
 import json
 import os
+import sys
 import tarfile
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from guided_distill import data
-from guided_distill.data import _pictures, webdataset
+from guided_distill.data import _pictures, tfds, webdataset
 from guided_distill.errors import UserError
 
 
@@ -280,14 +282,14 @@ def test_a_damaged_index_is_made_anew(shards):
 
 
 def test_where_the_shards_lie_nothing_need_be_written(shards, home, monkeypatch):
-    save = webdataset._save
+    save = webdataset.write_index
 
     def refused(path, index):
         if path.parent == shards:
             raise PermissionError(path)
         return save(path, index)
 
-    monkeypatch.setattr(webdataset, "_save", refused)
+    monkeypatch.setattr(webdataset, "write_index", refused)
     before = texts(data.load("webdataset", path=str(shards), size=4))
     assert len(list((home / "webdataset").glob("*.npz"))) == 2 and not list(shards.glob("*.npz"))
     monkeypatch.setattr(webdataset, "_samples", None)
@@ -357,3 +359,62 @@ def test_folders_of_classes_are_labels(tmp_path):
         data.load("image_folder", path=str(tmp_path / "val" / "a"))
     with pytest.raises(UserError, match=r"no folder 'test' in .*; there are: train, val"):
         data.load("image_folder", "test", path=str(tmp_path))
+
+
+@pytest.fixture
+def tensorflow_datasets(monkeypatch):
+    """Its interface, with one data set of three records."""
+    told = (["one", "two"], ["three"], [])
+    records = [
+        {"image": plain(10 * k), "captions": {"text": [t.encode() for t in told[k]], "id": [k]}, "kind": k % 2}
+        for k in range(3)
+    ]
+
+    def builder(name, data_dir=None):
+        if name != "coco":
+            raise LookupError(f"Dataset {name} not found.\nMore.")
+        features = {"image": None, "captions": None, "kind": SimpleNamespace(num_classes=2)}
+        splits = {"train": 3} if fake.prepared else {}
+        kind = SimpleNamespace(value=fake.file_format)
+        info = SimpleNamespace(splits=splits, version="1.0.0", file_format=kind, features=features)
+        return SimpleNamespace(info=info, data_path="/data/coco", as_data_source=lambda split, decoders: records)
+
+    decode = SimpleNamespace(SkipDecoding=object)
+    fake = SimpleNamespace(builder=builder, decode=decode, file_format="array_record", prepared=True)
+    monkeypatch.setitem(sys.modules, "tensorflow_datasets", fake)
+    return fake
+
+
+def test_tfds_has_as_many_examples_as_captions(tensorflow_datasets, monkeypatch):
+    source = data.load("tfds", dataset="coco", size=4)
+    assert texts(source) == ["one", "two", "three"] and colours(source) == [0, 0, 10]
+    source = data.load("tfds", dataset="coco", size=4, column="kind")
+    assert source[:]["label"].tolist() == [0, 1, 0] and source.info.num_classes == 2 and not source.info.captions
+    monkeypatch.setattr(tfds, "_scanned", None)  # What was said was kept.
+    assert texts(data.load("tfds", dataset="coco", size=4)) == ["one", "two", "three"]
+
+
+@pytest.mark.parametrize(
+    "arguments, told",
+    [
+        ({}, "say which, dataset=coco_captions"),
+        ({"dataset": "mine"}, r"no data set 'mine' \(Dataset mine not found.\)$"),
+        ({"dataset": "coco", "split": "val"}, "no split 'val'; there are: train"),
+        ({"dataset": "coco", "column": "captions/french"}, "record 0 has no 'captions/french' among image, captions"),
+    ],
+)
+def test_what_tfds_cannot_do_is_told_in_a_line(arguments, told, tensorflow_datasets):
+    with pytest.raises(UserError, match=told):
+        data.load("tfds", **arguments)
+
+
+def test_tfds_has_to_be_prepared_in_the_format_that_is_read(tensorflow_datasets, monkeypatch):
+    tensorflow_datasets.file_format = "tfrecord"
+    with pytest.raises(UserError, match=r"prepared as tfrecord; with TensorFlow installed: tfds.builder\(\"coco\", "):
+        data.load("tfds", dataset="coco")
+    tensorflow_datasets.prepared = False
+    with pytest.raises(UserError, match="coco is not prepared"):
+        data.load("tfds", dataset="coco")
+    monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
+    with pytest.raises(UserError, match="pip install tensorflow-datasets"):
+        data.load("tfds", dataset="coco")

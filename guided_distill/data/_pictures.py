@@ -4,6 +4,7 @@ bytes."""
 import dataclasses
 import os
 import warnings
+import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from io import BufferedIOBase
@@ -110,3 +111,25 @@ def root_of(name: str, split: str, path: str | Path) -> Path:
         found = sorted(p.name for p in path.iterdir() if p.is_dir()) if path.is_dir() else []
         raise UserError(f"{name}: no folder {split!r} in {path}; there are: {', '.join(found) or 'none'}")
     return path
+
+
+def read_index(path: Path) -> dict[str, np.ndarray] | None:
+    """What `write_index` has written; None where there is none, or it is damaged."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return dict(file)
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile):
+        return None
+
+
+def write_index(path: Path, index: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Whole or not at all; of several processes that write the same, the last one's stays."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        with part.open("wb") as file:
+            np.savez(file, **index)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+    return index

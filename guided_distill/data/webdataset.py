@@ -10,9 +10,7 @@ import functools
 import hashlib
 import io
 import json
-import os
 import tarfile
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,7 +21,18 @@ from rich.progress import track
 
 from guided_distill import shards
 from guided_distill.data import Source
-from guided_distill.data._pictures import KEYS, LICENCE, SUFFIXES, Pictures, as_bytes, info_of, root_of, square
+from guided_distill.data._pictures import (
+    KEYS,
+    LICENCE,
+    SUFFIXES,
+    Pictures,
+    as_bytes,
+    info_of,
+    read_index,
+    root_of,
+    square,
+    write_index,
+)
 from guided_distill.errors import UserError
 
 FORMAT = 1
@@ -72,35 +81,14 @@ def _indexed(tar: Path, column: str) -> dict[str, np.ndarray]:
     cached = hashlib.sha256(str(tar.resolve()).encode()).hexdigest()[:16]
     places = [tar.with_name(tar.name + SUFFIX), shards.root() / "webdataset" / f"{tar.stem}-{cached}{SUFFIX}"]
     for path in places:
-        if (index := _load(path)) is not None and index["stamp"] == stamp:
+        if (index := read_index(path)) is not None and index["stamp"] == stamp:
             return index
     index = {**_scanned(tar, column), "stamp": stamp}
     for path in places:
         try:
-            return _save(path, index)
+            return write_index(path, index)
         except OSError:  # Not ours to write in.
             continue
-    return index
-
-
-def _load(path: Path) -> dict[str, np.ndarray] | None:
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            return dict(file)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile):
-        return None
-
-
-def _save(path: Path, index: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Whole or not at all; of several processes that write the same, the last one's stays."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
-        with part.open("wb") as file:
-            np.savez(file, **index)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
     return index
 
 
