@@ -21,7 +21,17 @@ jax.config.update("jax_compilation_cache_dir", str(ROOT / ".cache" / "jax-tests"
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 jaxtyping.install_import_hook("guided_distill", "beartype.beartype")
 
-LONGEST = ("training", "parallel", "faults", "configs", "text_to_image", "image_conditions", "runs", "report", "processes")
+LONGEST = (
+    "training",
+    "parallel",
+    "faults",
+    "configs",
+    "text_to_image",
+    "image_conditions",
+    "runs",
+    "report",
+    "processes",
+)
 
 
 def pytest_collection_modifyitems(items):
