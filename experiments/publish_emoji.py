@@ -33,6 +33,8 @@ def write(directories: list[Path]) -> None:
     real = next(row for row in rows if row["method"] == "real pictures")
     strengths = sorted({row["guidance"] for row in rows if row["method"] == "teacher"})
     lines = [HEADER, about(directory, hardware, rows), "", f"On {spent(hardware)}.", ""]
+    if lacking := [f"{w:g}" for w in scale.guidance if w not in strengths]:
+        lines += [f"Not measured yet: w = {', '.join(lacking)}.", ""]
     lines += ["## Asked beforehand", "", TARGETS, ""]
     lines += [markdown(targets(of, strengths, scale.teacher_steps), ("target", "asked", "measured", "met")), ""]
     lines += autoencoder(directory)

@@ -150,17 +150,30 @@ def test_emoji_goes_from_pictures_to_one_step(tmp_path, monkeypatch, capsys):
     assert "method=" not in capsys.readouterr().out
 
     (docs := tmp_path / "docs").mkdir()
-    for module in (publish, publish_emoji, editing):
-        monkeypatch.setattr(module, "DOCS", docs)
+    monkeypatch.setattr(publish_emoji, "DOCS", docs)
+    monkeypatch.setattr(publish, "DOCS", docs)
     run(publish, monkeypatch, "emoji", tmp_path)
     page = (docs / "emoji.md").read_text()
     assert "| 4 steps, KD on seen pairs, w = 2 |" in page and "Scale blobs, seed 0" in page
-    edits = (editing, monkeypatch, f"--workdir={tmp_path / 'edits'}", f"--chain={tmp_path}", "--on=emoji", "--tiny")
-    run(*edits)
-    run(*edits, "--publish")
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("on", ["digits", "emoji"])
+def test_edits_are_measured_and_published(on, tmp_path, monkeypatch):
+    chain = []
+    if on == "emoji":
+        run(emoji, monkeypatch, f"--workdir={tmp_path / 'chain'}", "--tiny")
+        chain = [f"--chain={tmp_path / 'chain'}"]
+    command = (editing, monkeypatch, f"--workdir={tmp_path / 'edits'}", f"--on={on}", "--tiny", *chain)
+    run(*command)
+    monkeypatch.setattr(editing, "DOCS", tmp_path)
+    run(*command, "--publish")
     found = json.loads((tmp_path / "edits" / "editing.json").read_text())
     assert all(row["known_pixels_moved_by"] == 0 for row in found["inpaint"])
-    assert "features to source" in (docs / "editing_emoji.md").read_text() and (docs / "editing_emoji.png").exists()
+    assert bool(found["mixture"]) == (on == "digits")
+    page = (tmp_path / f"editing_{on}.md").read_text()
+    assert ("features to source" in page) == (on == "emoji") and "where teacher leaves" in page
+    assert (tmp_path / f"editing_{on}.png").exists()
 
 
 def test_a_matcher_finds_captions_of_pictures_that_say_them():
