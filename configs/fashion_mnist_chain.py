@@ -1,7 +1,7 @@
 """Teacher, stage one and stage two on Fashion-MNIST, in order.
 
     python main.py --config=configs/fashion_mnist_chain.py         (about 0.13 A100 hours, estimated)
-    python main.py --config=configs/fashion_mnist_chain.py:cpu  (2 CPU cores, 40 minutes)
+    python main.py --config=configs/fashion_mnist_chain.py:cpu  (2 CPU cores, 45 minutes)
 
 Arguments as stage two's (and cpu, for 16 x 16); they reach the stages that know them.
 """
