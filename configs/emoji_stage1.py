@@ -1,7 +1,7 @@
 """Stage one on emoji: one student for all w in [0, 6]. All settings are our own.
 
     python main.py --config=configs/emoji_stage1.py          (about 0.2 A100 hours, estimated)
-    python main.py --config=configs/emoji_stage1.py:cpu      (2 CPU cores, 8 minutes, estimated; faces at 32)
+    python main.py --config=configs/emoji_stage1.py:cpu      (2 CPU cores, 13 minutes; faces at 32)
 
 A fifth of the draws is at w = 0, the edge of the range. Arguments: tiny, cpu, w=1 (single-w student).
 """

@@ -1,7 +1,7 @@
 """Text to image, whole: an autoencoder, a teacher of captions in its latent space, and its students, on emoji.
 
     python -m experiments.emoji --workdir=DIR               (an accelerator; 64 x 64, about 2 hours, estimated)
-    python -m experiments.emoji --workdir=DIR --cpu         (faces, 32 x 32, two CPU cores)
+    python -m experiments.emoji --workdir=DIR --cpu         (faces, 32 x 32, two CPU cores: 95 minutes, rows an hour)
     python -m experiments.emoji --tiny                      seconds, on made-up pictures with made-up words
 
 Needs `python -m guided_distill data prepare emoji` and the packages of requirements-features.txt. Captions are "name,
@@ -252,7 +252,7 @@ def speed(
                 "evaluation": lambda: evaluate_once(weights, z),
                 "decoding": lambda: decode(student.codec.weights, z),
             },
-            repeats=5,
+            repeats=3,
             warmups=1,
         )
         of = {name: statistics.median(seconds) for name, seconds in found.items()}
