@@ -129,7 +129,6 @@ class Measured:
         }
         seen = self.kinds[""]
         self.matcher = Matcher(seen.real.features, seen.captions, embedding(scale), seed)
-        self.partners: dict[tuple[str, float], FeatureSet] = {}
 
     def sampled(self, run: Run, steps: int, w: float, sampler: str, kind: str) -> FeatureSet:
         """Features of a run's samples for the captions of a kind."""
@@ -152,9 +151,9 @@ class Measured:
             for kind in self.kinds:
                 fake = self.sampled(run, steps, w, sampler, kind)
                 seconds = 1 / run.images_per_second if run.images_per_second else None
-                partner = self.partner(w, kind, fake if method == "teacher" else None)
                 out |= self.scores(fake, kind)
                 if not kind:
+                    partner = self.partner(w, fake if method == "teacher" else None)
                     out |= {**paired.compute(fake, partner), **apart(fake, partner, True)}
                     out |= {"seconds_an_image": seconds} if seconds else {}
             return out
@@ -162,12 +161,17 @@ class Measured:
         key = {"method": method, "sampler": sampler, "steps": steps, "guidance": w, "seed": self.seed}
         self.results.row({**key, "weights": f"{run.hash} {self.teacher.hash}"}, evaluations, compute)
 
-    def partner(self, w: float, kind: str, fake: FeatureSet | None) -> FeatureSet:
-        """The teacher's samples from the same noise."""
-        if (w, kind) not in self.partners:
-            steps = self.scale.teacher_steps
-            self.partners[w, kind] = fake or self.sampled(self.teacher, steps, w, "ddim", kind)
-        return self.partners[w, kind]
+    def partner(self, w: float, fake: FeatureSet | None = None) -> FeatureSet:
+        """The teacher's samples from the same noise, for captions that were trained on: kept, as they are the
+        dearest."""
+        steps, folder = self.scale.teacher_steps, self.results.workdir / "partners"
+        path = folder / f"w{w:g}_steps{steps}_seed{self.seed}_{self.teacher.hash}.npy"
+        if fake is None and path.is_file():
+            return FeatureSet(np.load(path))
+        found = fake or self.sampled(self.teacher, steps, w, "ddim", "")
+        folder.mkdir(exist_ok=True)
+        np.save(path, found.features)
+        return found
 
     def real(self) -> None:
         """What real pictures get: those that were trained on by a matcher that was fitted on others of them (so that
