@@ -5,7 +5,7 @@ import math
 import shutil
 from pathlib import Path
 
-from experiments.emoji import SCALES
+from experiments.emoji import SCALES, Scale
 from experiments.results import DOCS, markdown, read, readme, spent
 
 COLUMNS = (
@@ -33,8 +33,7 @@ def write(directories: list[Path]) -> None:
     real = next(row for row in rows if row["method"] == "real pictures")
     strengths = sorted({row["guidance"] for row in rows if row["method"] == "teacher"})
     lines = [HEADER, about(directory, hardware, rows), "", f"On {spent(hardware)}.", ""]
-    if lacking := [f"{w:g}" for w in scale.guidance if w not in strengths]:
-        lines += [f"Not measured yet: w = {', '.join(lacking)}.", ""]
+    lines += missing(of, scale)
     lines += ["## Asked beforehand", "", TARGETS, ""]
     lines += [markdown(targets(of, strengths, scale.teacher_steps), ("target", "asked", "measured", "met")), ""]
     lines += autoencoder(directory)
@@ -46,7 +45,7 @@ def write(directories: list[Path]) -> None:
         here = [row for row in rows if row["guidance"] == w and row["method"] in METHODS]
         here.sort(key=lambda row: (METHODS.index(row["method"]), -row["steps"]))
         lines += [f"## w = {w:g}", "", markdown(here, COLUMNS), ""]
-    (DOCS / "emoji.md").write_text("\n".join(lines).rstrip() + "\n")
+    (DOCS / "emoji.md").write_text("\n".join([*lines, CLOSING]).rstrip() + "\n")
     headline(of, scale)
 
 
@@ -96,6 +95,19 @@ def targets(of: dict[tuple, dict], strengths: list[float], many: int) -> list[di
     return out
 
 
+def missing(of: dict[tuple, dict], scale: Scale) -> list[str]:
+    """What is planned and not measured yet, if anything."""
+    planned = [(method, scale.teacher_steps) for method in METHODS[:2]]
+    planned += [(method, n) for method in METHODS[2:] for n in scale.steps]
+    lacking: dict[str, set[float]] = {}
+    for w in scale.guidance:
+        for method, n in planned:
+            if (method, n, w) not in of:
+                lacking.setdefault(method, set()).add(w)
+    told = (f"{method} (w = {', '.join(f'{w:g}' for w in sorted(found))})" for method, found in lacking.items())
+    return [f"Not measured yet, or not for all steps: {'; '.join(told)}.", ""] if lacking else []
+
+
 def autoencoder(directory: Path) -> list[str]:
     """How well it restores."""
     found = json.loads((directory / "autoencoder" / "measured.json").read_text())
@@ -106,20 +118,22 @@ def autoencoder(directory: Path) -> list[str]:
 def sheet(directory: Path, kind: str, w: float) -> list[str]:
     """Pictures of all methods from the same noise, and their captions."""
     path = directory / f"sheet_{kind}_w{w:g}.png"
+    if not path.is_file():
+        return []
     shutil.copy(path, DOCS / f"emoji_{kind}.png")
     captions = "; ".join(path.with_suffix(".txt").read_text().split("\n")).strip("; ")
     name = kind.replace("_", "-")
     return [f"## The same noise, {name} pairs, w = {w:g}", "", f"![{name}](emoji_{kind}.png)", "", f"{captions}.", ""]
 
 
-def headline(of: dict[tuple, dict], scale) -> None:
-    """The README's table, and its grid of held-out pairs."""
+def headline(of: dict[tuple, dict], scale: Scale) -> None:
+    """The README's table, and its grid of pairs that were trained on."""
     w = scale.guidance[0]
     asked = [("teacher", scale.teacher_steps), ("matched", scale.teacher_steps)]
     asked += [("student", n) for n in scale.steps]
     asked += [("DPM-Solver++ on the teacher", n) for n in (8, FEW, 2)]
     found = [row for key in asked if (row := of.get((*key, w)))]
-    picture = f"\n\n![Held-out pairs from the same noise, w = {w:g}](docs/results/emoji_held_out.png)"
+    picture = f"\n\n![Pairs that were trained on, from the same noise, w = {w:g}](docs/results/emoji_seen.png)"
     readme(DOCS, "emoji", markdown(found, COLUMNS[:7]) + picture)
 
 
@@ -146,3 +160,17 @@ AUTOENCODER = """Trained first, on the same pictures: mean absolute error {error
 REAL = """What real pictures get: `r precision` of those that were trained on, by a matcher fitted on others of them (so
 that samples, for which it knows all, may do better); of the held-out ones by the matcher that judges samples; distances
 of one half of the former to the other."""
+
+CLOSING = """## What came out
+
+On pairs that were trained on, teacher and students down to one step draw the same pictures, and one can tell what each
+is; with fewer steps fine lines fray. The scores fall most between the teacher and the student of 16 steps, and from
+there to one step by little. So the rounds are not where most is lost, but before them: stage one, for w up to 6, whose
+loss was still falling when its 1,500 updates ended. That has not been tried with more.
+
+On held-out pairs the thing is often right, in colours that fit, and often coarse, or a mixture of what stands near it:
+already the teacher's, so it is not distilling that loses them. The matcher finds few of them. 463 drawings that are
+known by heart teach little about what a style does to a name; the full set, with six times as many, was not run.
+
+The hour that was aimed at on two cores is not kept: the minutes stand above, beside other work.
+"""

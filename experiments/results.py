@@ -161,7 +161,7 @@ def spent(hardware: dict) -> str:
 def readme(docs: Path, name: str, text: str) -> None:
     """Puts a text, a table say, between its marks in the README two folders above `docs`, where they are."""
     path = docs.parents[1] / "README.md"
-    begin, end = f"<!-- {name} -->\n", f"\n<!-- end of {name} -->"
-    if path.is_file() and begin in path.read_text():
+    begin, end = f"<!-- {name} -->\n", f"<!-- end of {name} -->"
+    if path.is_file() and begin in path.read_text() and end in path.read_text():
         before, _, rest = path.read_text().partition(begin)
-        path.write_text(before + begin + text + end + rest.partition(end)[2])
+        path.write_text(f"{before}{begin}{text}\n{end}{rest.partition(end)[2]}")

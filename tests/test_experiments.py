@@ -17,6 +17,7 @@ from experiments import (
     publish,
     publish_ablations,
     publish_emoji,
+    results,
 )
 from guided_distill.errors import UserError
 
@@ -174,6 +175,17 @@ def test_edits_are_measured_and_published(on, tmp_path, monkeypatch):
     page = (tmp_path / f"editing_{on}.md").read_text()
     assert ("features to source" in page) == (on == "emoji") and "where teacher leaves" in page
     assert (tmp_path / f"editing_{on}.png").exists()
+
+
+def test_what_stands_between_marks_in_the_readme_is_replaced(tmp_path):
+    path, docs = tmp_path / "README.md", tmp_path / "docs" / "results"
+    path.write_text("a\n<!-- x -->\n<!-- end of x -->\nb\n")
+    for text in ("one", "two\nthree"):
+        results.readme(docs, "x", text)
+        assert path.read_text() == f"a\n<!-- x -->\n{text}\n<!-- end of x -->\nb\n"
+    path.write_text("a\n<!-- x -->\nb\n")
+    results.readme(docs, "x", "one")
+    assert path.read_text() == "a\n<!-- x -->\nb\n"
 
 
 def test_a_matcher_finds_captions_of_pictures_that_say_them():
