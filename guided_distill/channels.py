@@ -6,15 +6,22 @@
 
 The names stand in a run's manifest, "channels", in the order in which they follow z. They are entries of cond: "image"
 [b, h, w, c] as z, "mask" [b, h, w, 1]; `denoiser` puts them beside z. Here is what training makes them of.
+
+Networks that were trained elsewhere are shown the same in their own way. Their manifests, and their students', say so:
+"shown" is {"blank": "grey"} where an image is blanked before it is encoded, by grey pixels (Stable Diffusion's
+inpainting networks), and {"scale": s} where its codes are s times those that z is made of (InstructPix2Pix's).
 """
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Key
 
+from guided_distill import codecs
 from guided_distill.guidance import replaced
 
 EDITING, INPAINTING = ("image",), ("mask", "image")
@@ -26,21 +33,58 @@ Show = Callable[[Key[Array, ""], Mapping[str, Any]], dict[str, Any]]
 """(key, a batch with codes "x" and, where the data have them, "image") -> the batch with what is shown."""
 
 
-def blanked(codes: Float[Array, "b h w c"], mask: Float[Array, "b h w 1"]) -> dict[str, Array]:
+def grey(manifest: Mapping[str, Any]) -> bool:
+    """Whether images are blanked by grey pixels, and not in their codes."""
+    return manifest.get("shown", {}).get("blank") == "grey"
+
+
+def blank(manifest: Mapping[str, Any]) -> np.ndarray | float:
+    """The code that stands where nothing is shown: 0, or that of a grey image, float32 [h, w, c]."""
+    return _grey(tuple(sorted(manifest["codec"].items())), tuple(manifest["shape"])) if grey(manifest) else 0.0
+
+
+@functools.lru_cache(maxsize=2)
+def _grey(codec: tuple[tuple[str, Any], ...], shape: tuple[int, ...]) -> np.ndarray:
+    return np.asarray(codecs.load(**dict(codec)).encode(jnp.zeros((1, *shape), jnp.float32)))[0]
+
+
+def nothing(manifest: Mapping[str, Any], num: int) -> dict[str, np.ndarray]:
+    """The entries of cond for `num` samples that are shown nothing; {} where what is left out means that."""
+    if not grey(manifest):
+        return {}
+    image = np.broadcast_to(blank(manifest), (num, *manifest["code_shape"]))
+    return {"mask": np.ones((*image.shape[:-1], 1), np.float32), "image": image.copy()}
+
+
+def to_edit(manifest: Mapping[str, Any], codes: np.ndarray) -> np.ndarray:
+    """Codes of images as a network is shown them that is to edit them."""
+    return np.float32(manifest.get("shown", {}).get("scale", 1.0)) * codes
+
+
+def blanked(
+    codes: Float[Array, "b h w c"], mask: Float[Array, "b h w 1"], blank: Float[np.ndarray, "h w c"] | float = 0.0
+) -> dict[str, Array]:
     """The entries of cond for codes that are to be painted where `mask` is 1: nothing of what is there is shown."""
-    return {"mask": mask, "image": jnp.where(mask > 0, 0.0, codes)}
+    return {"mask": mask, "image": jnp.where(mask > 0, blank, codes)}
 
 
-def inpainting(key: Key[Array, ""], batch: Mapping[str, Any]) -> dict[str, Any]:
-    """The batch with masks that are drawn, and its own "x" as the image."""
-    return {**batch, **blanked(batch["x"], masks(key, *batch["x"].shape[:3]))}
-
-
-def editing(dropout: float, null: Mapping[str, Any]) -> Show:
-    """The batch with its "image", which is not shown for a share `dropout`. Half of those are not told the entries of
-    `null` either: guidance by both needs to know what there is without both (Brooks et al. 2023, section 3.2.1)."""
+def inpainting(blank: Float[np.ndarray, "h w c"] | float = 0.0) -> Show:
+    """The batch with masks that are drawn, and its own "x" as the image. A grey `blank` differs from grey pixels that
+    are encoded where a code sees across the mask's edge: what training sees are codes, most often stored ones."""
 
     def show(key, batch):
+        return {**batch, **blanked(batch["x"], masks(key, *batch["x"].shape[:3]), blank)}
+
+    return show
+
+
+def editing(dropout: float, null: Mapping[str, Any], scale: float = 1.0) -> Show:
+    """The batch with its "image", times `scale`, which is not shown for a share `dropout`. Half of those are not told
+    the entries of `null` either: guidance by both needs to know what there is without both (Brooks et al. 2023, section
+    3.2.1)."""
+
+    def show(key, batch):
+        batch = {**batch, "image": scale * batch["image"]}
         image_key, all_key = jax.random.split(key)
         without = jax.random.bernoulli(image_key, dropout, batch["x"].shape[:1])
         of_nothing = without & jax.random.bernoulli(all_key, 0.5, without.shape)

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from guided_distill import text
+from guided_distill import channels, text
 from guided_distill.errors import UserError
 from guided_distill.guidance import NULL
 
@@ -90,7 +90,7 @@ def of(
     Raises `UserError` for what the run, `name`, does not know, and for a `negative` caption where nothing is guided by
     it."""
     label, captions = labels_of(manifest, num, labels, name), prompts_of(manifest, num, prompts, name)
-    cond = image_guidance(manifest, num) | ({} if label is None else {"label": label})
+    cond = channels.nothing(manifest, num) | image_guidance(manifest, num) | ({} if label is None else {"label": label})
     if negative and manifest["guidance"]["kind"] != "external":
         raise UserError(
             f"{name} takes no negative prompt: it has learned what guidance leads to, away from the empty caption, in "

@@ -12,7 +12,6 @@ knows classes or captions it has to be said, since images that are given are not
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
@@ -96,8 +95,9 @@ def instruct(
     """Images float32 [n, *shape]: from noise, beside the images, as `instruction` says, a caption or a class, one or n
     of them (InstructPix2Pix: Brooks et al. 2023).
 
-    `guidance`: how strictly that is followed, w; `guidance_image`: how strictly the image is kept to, as w (None: the
-    least that the run knows). Raises `UserError` for a run that is shown no images, or does not know that.
+    `guidance`: how strictly that is followed, w; `guidance_image`: how strictly the image is kept to, as w (None: as
+    the run recommends, or the least that it knows). Raises `UserError` for a run that is shown no images, or does not
+    know that.
     """
     shown = tuple(run.manifest.get("channels", ()))
     if shown != channels.EDITING:
@@ -108,10 +108,11 @@ def instruct(
     told = _told(run, _spoken(instruction))
     steps = run.default_steps() if steps is None else steps
     images = _checked(run, images)
+    guidance_image = run.manifest["recommended"].get("guidance_image") if guidance_image is None else guidance_image
     cond = run.cond(len(images), guidance, **told)
     cond |= conditions.image_guidance(run.manifest, len(images), guidance_image, run.dir)
     run.weights_for(steps)  # Whatever is wrong with them is told before the work.
-    cond["image"] = run.codes(images, batch_size)
+    cond["image"] = channels.to_edit(run.manifest, run.codes(images, batch_size))
     levels = schedules.grid(run.schedule, steps)
     return run.down(run.noise(len(images), seed), levels, steps, cond, seed, sampler, batch_size)
 
@@ -183,9 +184,12 @@ def inpaint(
     pixels, codes = masks_of(run, mask, len(images))
     cond = run.cond(len(images), guidance, **told)
     shown = images if pixels.shape == codes.shape else covered(images, pixels)
+    shown = np.where(pixels, np.float32(0), images) if channels.grey(run.manifest) else shown
     known, noise = run.codes(shown, batch_size), run.noise(len(images), seed)
     if turns is None:
-        cond |= jax.device_get(channels.blanked(jnp.asarray(known), jnp.asarray(codes[..., :1], jnp.float32)))
+        cond |= {"mask": codes[..., :1].astype(np.float32), "image": known}
+        if not channels.grey(run.manifest):
+            cond["image"] = np.where(codes, np.float32(0), known)
         out = run.down(noise, levels, steps, cond, seed, sampler, batch_size)
     else:
         z = np.where(codes, noise, _noised(known, noise, float(levels[0])))

@@ -54,7 +54,7 @@ def describe(
         "code_shape": list(code.shape(info.shape)),
         "num_classes": info.num_classes,
         **describe_text(source),
-        "channels": describe_channels(keys, source, above),
+        **describe_channels(keys, source, above),
         "clip": code.clip,
         "seed": keys.take("seed"),
         "ema": keys.take("ema"),
@@ -145,16 +145,17 @@ def describe_guidance(objective: Keys, told: bool) -> dict[str, Any]:
     )
 
 
-def describe_channels(keys: Keys, source: data.Source, above: Mapping[str, Any]) -> list[str]:
-    """What the network is shown beside z (see `channels`): config.channels, or as the teacher is shown. Raises
-    `UserError` for what is not built, and where the data have no images to be edited, or are points."""
+def describe_channels(keys: Keys, source: data.Source, above: Mapping[str, Any]) -> dict[str, Any]:
+    """What the network is shown beside z, and in which way (see `channels`): config.channels, or as the teacher is
+    shown. Raises `UserError` for what is not built, and where the data have no images to be edited, or are points."""
     names = tuple(keys.take("channels") if "channels" in keys else above.get("channels", ()))
     one_of("config.channels", names, channels.KNOWN)
     if names == channels.EDITING and "image" not in source[:0]:
         raise UserError(f"config.channels is {names}, and these data have no images to be edited; digits_edits has")
     if names and len(source.info.shape) != 3:
         raise UserError(f"config.channels is {names}, and these data are points, which have no channels")
-    return list(names)
+    alike = list(names) == list(above.get("channels", ()))
+    return {"channels": list(names), "shown": above.get("shown", {}) if alike else {}}
 
 
 def describe_image_guidance(keys: Keys, objective: Keys, manifest: Mapping[str, Any]) -> dict[str, Any]:

@@ -265,9 +265,11 @@ def make_objective(kind: str, keys: Keys, manifest: Mapping[str, Any]) -> Object
 def make_show(keys: Keys, manifest: Mapping[str, Any]) -> channels.Show | None:
     """What a batch is given for what the network is shown; None where that is nothing."""
     if tuple(manifest["channels"]) != channels.EDITING:
-        return channels.inpainting if manifest["channels"] else None
-    dropped = manifest["guidance"].get("image")
-    return channels.editing(*((keys.take("image_dropout"), conditions.null(manifest)) if dropped else (0.0, {})))
+        return channels.inpainting(channels.blank(manifest)) if manifest["channels"] else None
+    dropped = (
+        (keys.take("image_dropout"), conditions.null(manifest)) if manifest["guidance"].get("image") else (0.0, {})
+    )
+    return channels.editing(*dropped, manifest["shown"].get("scale", 1.0))
 
 
 def bind_student(manifest: Mapping[str, Any], role: str) -> Callable:

@@ -146,7 +146,7 @@ def test_nothing_under_a_mask_is_shown():
     shown = channels.blanked(x, mask)
     np.testing.assert_array_equal(shown["image"], channels.blanked(jnp.where(mask > 0, other, x), mask)["image"])
     np.testing.assert_array_equal(shown["image"], x * (1 - mask))
-    batch = jax.jit(channels.inpainting)(jax.random.key(3), {"x": x, "label": jnp.arange(8)})
+    batch = jax.jit(channels.inpainting())(jax.random.key(3), {"x": x, "label": jnp.arange(8)})
     np.testing.assert_array_equal(batch["mask"], mask)
     np.testing.assert_array_equal(batch["image"], shown["image"])
     np.testing.assert_array_equal(batch["x"], x)
@@ -167,7 +167,7 @@ def test_an_image_is_mirrored_and_encoded_with_what_becomes_of_it():
     np.testing.assert_allclose(out["image"], out["x"] + 2, atol=1e-5)
     assert (out["x"] == 2 * x).all((1, 2, 3)).sum() not in (0, 32)
     assert set(train_step.prepare(ingredients(), batch, jnp.int32(0))) == {"x", "label"}
-    of = ingredients(show=channels.inpainting)
+    of = ingredients(show=channels.inpainting())
     shown = jax.jit(lambda batch: train_step.prepare(of, batch, jnp.int32(1)))({"x": x})
     np.testing.assert_allclose(shown["image"], 2 * x * (1 - shown["mask"]), atol=1e-5)
 

@@ -13,12 +13,35 @@ import test_clip
 from safetensors.numpy import load_file, save_file
 
 import guided_distill
-from guided_distill import __main__, checkpoint, runs, schedules, state, teachers, torch_weights
+from configs import laion512_stage1
+from guided_distill import (
+    __main__,
+    channels,
+    checkpoint,
+    data,
+    editing,
+    keys,
+    latents,
+    runs,
+    schedules,
+    stages,
+    state,
+    teachers,
+    torch_weights,
+)
 from guided_distill import prediction as predictions
 from guided_distill.codecs import kl_vae, vq_vae
 from guided_distill.denoiser import Parameterised
 from guided_distill.errors import UserError
-from guided_distill.interchange import card, export_pipeline, exporting, import_pipeline, importing, scheduler
+from guided_distill.interchange import (
+    card,
+    describing,
+    export_pipeline,
+    exporting,
+    import_pipeline,
+    importing,
+    scheduler,
+)
 from guided_distill.layers import transformer
 from guided_distill.layers.autoencoder import CodebookAutoencoder, GaussianAutoencoder
 from guided_distill.models import latent_unet
@@ -97,14 +120,15 @@ def write_text(folder):
     write_json(folder / "tokenizer" / "tokenizer_config.json", said)
 
 
-def write_captioned(folder, w=False, **changed):
-    """A pipeline from captions. Returns its folder."""
-    write_unet(folder, cross_attention_dim=TEXT, embed_guidance=w, guidance_dim=16)
+def write_captioned(folder, w=False, shown=0, kind="StableDiffusionPipeline", **changed):
+    """A pipeline from captions, whose network reads `shown` channels beside latents. Returns its folder."""
+    sizes = {"in_channels": 4 + shown, "out_channels": 4}
+    write_unet(folder, cross_attention_dim=TEXT, embed_guidance=w, guidance_dim=16, **sizes)
     write_vae(folder)
     write_text(folder)
     write_json(folder / "scheduler" / scheduler.FILE, SCHEDULER | changed)
     index = {
-        "_class_name": "StableDiffusionPipeline",
+        "_class_name": kind,
         "safety_checker": ["stable_diffusion", "StableDiffusionSafetyChecker"],
     }
     write_json(folder / "model_index.json", index | {"unet": ["diffusers", "UNet2DConditionModel"]})
@@ -377,6 +401,111 @@ def test_export_leaves_what_is_there(captioned, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]
 
 
+# Networks that are shown an image.
+
+
+@pytest.fixture(scope="module")
+def painter(tmp_path_factory):
+    """An inpainting pipeline, and the run of it. To be read only."""
+    root = tmp_path_factory.mktemp("painter")
+    folder = write_captioned(root / "pipeline", shown=5, kind=describing.PIPELINES[channels.INPAINTING])
+    change(
+        folder / "vae" / "config.json", scaling_factor=1.6
+    )  # Codes of about unit deviation, which encoding asks for.
+    import_pipeline(folder, root / "run")
+    return folder, root / "run"
+
+
+@pytest.fixture(scope="module")
+def editor(tmp_path_factory):
+    """A pipeline of instructions, and the run of it. To be read only."""
+    root = tmp_path_factory.mktemp("editor")
+    folder = write_captioned(root / "pipeline", shown=4, kind=describing.PIPELINES[channels.EDITING])
+    import_pipeline(folder, root / "run")
+    return folder, root / "run"
+
+
+def pictures(num=2):
+    return np.random.default_rng(5).uniform(-1, 1, (num, SIZE, SIZE, 3)).astype(np.float32)
+
+
+def test_inpainting_networks_are_shown_what_theirs_are(painter):
+    """Blanked by grey pixels, and then encoded; of nothing else, that is a sample."""
+    run, images = guided_distill.load(painter[1]), pictures()
+    assert run.manifest["channels"] == ["mask", "image"] and run.manifest["shown"] == {"blank": "grey"}
+    mask = editing.centre((SIZE, SIZE, 3))
+    paint = lambda images, mask: editing.inpaint(run, images, mask, 2, guidance=1.0, prompts="the cat", seed=2)  # noqa: E731
+    out = paint(images, mask)
+    np.testing.assert_array_equal(out[:, ~mask], images[:, ~mask])
+    np.testing.assert_array_equal(paint(np.where(mask[..., None], -images, images), mask), out)
+    assert np.abs(paint(np.where(mask[..., None], images, -images), mask) - out)[:, mask].max() > 1e-3
+    sample = run.sample(2, 2, 1.0, seed=2, prompts="the cat")
+    np.testing.assert_allclose(paint(images, np.ones_like(mask)), sample, atol=1e-5)
+    cond, grey = run.cond(1, prompts="the cat"), run.codes(np.zeros((1, SIZE, SIZE, 3), np.float32))
+    np.testing.assert_array_equal(cond["mask"], np.ones((1, 8, 8, 1)))
+    np.testing.assert_allclose(cond["image"], grey, atol=1e-6)
+    assert np.abs(grey).max() > 0.01
+
+
+def test_instructions_are_followed_beside_latents_as_they_are(editor):
+    """Its network is shown the autoencoder's latents, not scaled as those are that it denoises."""
+    run, images = guided_distill.load(editor[1]), pictures()
+    assert run.manifest["channels"] == ["image"] and run.manifest["shown"] == {"scale": 2.0}
+    assert run.manifest["guidance"]["image"] and run.manifest["recommended"]["guidance_image"] == 0.5
+    out = editing.instruct(run, images, "the cat", 2, 1.0, 0.5, seed=1)
+    np.testing.assert_array_equal(editing.instruct(run, images, "the cat", 2, 1.0, seed=1), out)
+    assert np.abs(editing.instruct(run, images, "the cat", 2, 1.0, 0.0, seed=1) - out).max() > 1e-4
+    cond = run.cond(2, 1.0, prompts="the cat") | {"guidance_image": np.full(2, 0.5, np.float32)}
+    cond["image"] = 2.0 * run.codes(images)
+    expected = run.down(run.noise(2, 1), schedules.grid(run.schedule, 2), 2, cond, 1)
+    np.testing.assert_allclose(out, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["painter", "editor"])
+def test_what_is_shown_comes_back(kind, request, tmp_path):
+    folder, path = request.getfixturevalue(kind)
+    run = guided_distill.load(path)
+    notes = export_pipeline(run, tmp_path / "out")
+    assert len(notes) == (kind == "painter")
+    index = importing.index(tmp_path / "out")
+    assert index["_class_name"] == importing.index(folder)["_class_name"]
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert f"import {index['_class_name']}" in card and "picture" in card
+    assert ("image_guidance_scale=1.5" in card) == (kind == "editor")
+    import_pipeline(tmp_path / "out", tmp_path / "again")
+    again = guided_distill.load(tmp_path / "again")
+    jax.tree.map(np.testing.assert_array_equal, again.weights(), run.weights())
+    same = ("channels", "shown", "guidance", "recommended", "codec", "text_shape")
+    assert {key: again.manifest[key] for key in same if key != "codec"} == {
+        key: run.manifest[key] for key in same if key != "codec"
+    }
+
+
+def test_a_student_of_an_inpainting_network_is_shown_the_same(painter, tmp_path):
+    """Stage one of it: the manifest, and what a step shows; and what diffusers is told of the student."""
+    above = runs.read_manifest(painter[1])
+    spec = {"name": "synthetic", "num": 8, "captions": True, "shape": (SIZE, SIZE, 3), "split": "train"}
+    encoders = latents.Encoders(above["codec"], above["text"])
+    latents.write(data.load(**spec), spec, encoders, "blobs", str(tmp_path))
+    config = laion512_stage1.get_config("tiny")
+    with config.unlocked():
+        config.teacher, config.batch_size = str(painter[1]), 2
+        config.data = {"name": "encoded", "of": "blobs", "directory": str(tmp_path)}
+        config.codec = {"name": "as_data"}
+    stage = stages.build(config.to_dict())
+    assert stage.manifest["channels"] == ["mask", "image"] and stage.manifest["shown"] == {"blank": "grey"}
+    source = data.load(**config.data)[:2]
+    batch = {name: jnp.asarray(source[name]) for name in ("x", "text")}
+    jax.eval_shape(stage.steps[0], stage.abstract(), batch)
+    show = stages.make_show(keys.Keys({}), stage.manifest)
+    shown = show(jax.random.key(0), {"x": jnp.ones((2, 8, 8, 4))})
+    grey = guided_distill.load(painter[1]).codes(np.zeros((1, SIZE, SIZE, 3), np.float32))
+    np.testing.assert_allclose(shown["image"], np.where(shown["mask"] > 0, grey, 1.0), atol=1e-6)
+    run = student(tmp_path / "run", painter[1], (4, 1))
+    export_pipeline(run, tmp_path / "out", steps=1)
+    assert "StableDiffusionInpaintPipeline" in (tmp_path / "out" / "README.md").read_text()
+
+
 # Bad input.
 
 
@@ -446,10 +575,10 @@ def test_w_needs_its_range(tmp_path):
     assert run.manifest["recommended"]["guidance"] == 2.0
 
 
-@pytest.mark.parametrize("fields", [{"in_channels": 9, "out_channels": 4}, {"out_channels": 8}])
+@pytest.mark.parametrize("fields", [{"in_channels": 5, "out_channels": 4}, {"out_channels": 8}])
 def test_networks_of_other_channels_are_refused(fields, tmp_path):
     folder = write_classes(tmp_path / "pipeline", **fields)
-    with pytest.raises(UserError, match=r"(reads 9|puts out 8) channels, and latents have 4"):
+    with pytest.raises(UserError, match=r"(reads 5|puts out 8) channels, and latents have 4"):
         import_pipeline(folder, tmp_path / "run")
 
 

@@ -12,7 +12,7 @@ import test_interchange as own
 from test_peers_latent_unet import diffusers
 
 import guided_distill
-from guided_distill import prediction, samplers, schedules
+from guided_distill import editing, prediction, samplers, schedules
 from guided_distill.interchange import export_pipeline, import_pipeline, importing, scheduler
 from guided_distill.layers.embeddings import sinusoidal
 
@@ -165,6 +165,50 @@ def test_its_pipeline_makes_the_images_of_a_teacher(captioned, tmp_path):
     captions, z = ["the cat sat", "a cat"], run.noise(2, seed=3)
     found = run.sample(2, steps=5, guidance=1.5, prompts=captions, noise=z)
     expected = images_of(tmp_path / "out", z, captions, num_inference_steps=5, guidance_scale=2.5)
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+def shown_an_image(kind, num, root, halved=False):
+    """A run of such a pipeline, or a student of 4 steps of it, and the pipeline of what is exported."""
+    import_pipeline(own.write_captioned(root / "pipeline", shown=num, kind=kind), root / "run")
+    run = own.student(root / "student", root / "run", (4,)) if halved else guided_distill.load(root / "run")
+    export_pipeline(run, root / "out")
+    pipeline = getattr(diffusers(), kind).from_pretrained(root / "out")
+    pipeline.set_progress_bar_config(disable=True)
+    return run, pipeline
+
+
+@pytest.mark.skipif(not importlib.util.find_spec("transformers"), reason="needs transformers")
+@pytest.mark.parametrize("halved", [False, True], ids=["teacher", "student"])
+def test_inpainting_is_its_pipelines(halved, tmp_path, monkeypatch):
+    """Under masks of whole latents; its pipeline draws the latents of the image, and here it takes their means."""
+    import torch
+    from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
+
+    run, pipeline = shown_an_image("StableDiffusionInpaintPipeline", 5, tmp_path, halved)
+    monkeypatch.setattr(DiagonalGaussianDistribution, "sample", lambda self, generator=None: self.mode())
+    images, mask = own.pictures(), editing.centre((own.SIZE, own.SIZE, 3))
+    captions, z = ["the cat sat", "a cat"], run.noise(2, seed=3)
+    found = editing.inpaint(run, images, mask, 4, guidance=0.25, seed=3, prompts=captions)
+    given = {"image": (images + 1) / 2, "mask_image": torch.tensor(np.float32(mask))[None, None]}
+    given["latents"] = torch.tensor(np.asarray(z)).permute(0, 3, 1, 2)
+    out = pipeline(captions, num_inference_steps=4, guidance_scale=1.25, output_type="np", **given)
+    expected = 2 * out.images - 1
+    assert expected[:, mask].std() > 0.02
+    np.testing.assert_allclose(found[:, mask], expected[:, mask], atol=1e-4)
+
+
+@pytest.mark.skipif(not importlib.util.find_spec("transformers"), reason="needs transformers")
+def test_instructions_are_followed_as_by_its_pipeline(tmp_path):
+    import torch
+
+    run, pipeline = shown_an_image("StableDiffusionInstructPix2PixPipeline", 4, tmp_path)
+    images, captions, z = own.pictures(), ["the cat sat", "a cat"], run.noise(2, seed=3)
+    found = editing.instruct(run, images, captions, 5, 1.5, 0.75, seed=3)
+    given = {"image": (images + 1) / 2, "latents": torch.tensor(np.asarray(z)).permute(0, 3, 1, 2)}
+    given |= {"guidance_scale": 2.5, "image_guidance_scale": 1.75, "output_type": "np"}
+    expected = 2 * pipeline(captions, num_inference_steps=5, **given).images - 1
+    assert expected.std() > 0.02
     np.testing.assert_allclose(found, expected, atol=1e-4)
 
 

@@ -18,7 +18,7 @@ from guided_distill.errors import UserError
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Of `instruct`."""
     parser.add_argument("run", help="run directory")
-    parser.add_argument("--guidance_image", type=float, help="w by the image (default: the least that the run knows)")
+    parser.add_argument("--guidance_image", type=float, help="w by the image (default: as the run recommends)")
     _images.add_arguments(parser)
     _images.add_told(parser)
 

@@ -6,18 +6,25 @@ from pathlib import Path
 from typing import Any
 
 from guided_distill import runs
+from guided_distill.channels import EDITING, INPAINTING
 from guided_distill.errors import UserError
+from guided_distill.interchange.describing import PIPELINES
 
 UNKNOWN = "unknown, ask"
 """The licence of weights whose files say nothing of it."""
 
 PIPELINE = """```python
-from diffusers import StableDiffusionPipeline
+from diffusers import {kind}
 
-pipeline = StableDiffusionPipeline.from_pretrained("{folder}")
-image = pipeline("a caption", num_inference_steps={steps}, guidance_scale={scale:g}).images[0]
+pipeline = {kind}.from_pretrained("{folder}")
+image = pipeline({shown}, num_inference_steps={steps}, guidance_scale={scale:g}).images[0]
 ```
 """
+SHOWN = {
+    (): '"a caption"',
+    INPAINTING: '"a caption", image=picture, mask_image=white_where_to_paint, strength=1.0',
+    EDITING: '"an instruction", image=picture, image_guidance_scale={image:g}',
+}
 PARTS = """diffusers has no pipeline of these parts; it opens each, and this is the loop:
 
 ```python
@@ -96,7 +103,12 @@ def code(manifest: Mapping[str, Any], facts: Mapping[str, Any], pipeline: bool, 
     reads = network.get("embed_guidance")
     if pipeline:
         external = manifest["guidance"]["kind"] == "external"
-        return PIPELINE.format(folder=folder, steps=steps, scale=1 + w if external or reads else 1)
+        names = tuple(manifest.get("channels", ()))
+        shown = SHOWN[names].format(image=1 + facts["recommended"].get("guidance_image", 0.0))
+        kind = PIPELINES.get(names, "StableDiffusionPipeline")
+        return PIPELINE.format(
+            kind=kind, folder=folder, shown=shown, steps=steps, scale=1 + w if external or reads else 1
+        )
     height, width, channels = manifest["code_shape"]
     tokens = network["label_as"] == "token" and network["num_classes"]
     kl = manifest["codec"]["name"] == "kl_vae"

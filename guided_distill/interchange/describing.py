@@ -8,13 +8,17 @@ from typing import Any
 import numpy as np
 
 from guided_distill import schedules, text, torch_weights
+from guided_distill.channels import EDITING, INPAINTING
 from guided_distill.errors import UserError, one_of
 from guided_distill.interchange import scheduler as schedulers
 from guided_distill.models import latent_unet
 from guided_distill.plugins import resolve
 
-USUAL_TEXT, USUAL_CLASS, USUAL_STEPS = 6.5, 0.5, 50
-"""w and steps that are recommended where nobody says: guidance scales of 7.5 (Stable Diffusion) and 1.5 (LDM)."""
+USUAL_TEXT, USUAL_CLASS, USUAL_IMAGE, USUAL_STEPS = 6.5, 0.5, 0.5, 50
+"""w and steps that are recommended where nobody says: guidance scales of 7.5 (Stable Diffusion), 1.5 (LDM), and by the
+image 1.5 (InstructPix2Pix)."""
+PIPELINES = {INPAINTING: "StableDiffusionInpaintPipeline", EDITING: "StableDiffusionInstructPix2PixPipeline"}
+"""Of networks that are shown an image beside z."""
 
 
 def read_schedule(path: Path, prediction: str | None) -> tuple[schedulers.Told, str]:
@@ -52,9 +56,10 @@ def read_table(path: Path | None) -> np.ndarray | None:
 
 
 def describe_shapes(
-    loaded: latent_unet.Loaded, codec: Mapping[str, Any], resolution: int | None, unet: Path
+    loaded: latent_unet.Loaded, codec: Mapping[str, Any], resolution: int | None, unet: Path, pipeline: str | None
 ) -> dict[str, Any]:
-    """The shape of images and of their codes. Raises `UserError` where network and autoencoder do not go together."""
+    """The shape of images and of their codes, and what the network is shown beside them. Raises `UserError` where
+    network and autoencoder do not go together."""
     name, arguments = codec["name"], {key: value for key, value in codec.items() if key != "name"}
     held = resolve("codecs", name).load(**arguments)
     config = unet / "config.json" if unet.is_dir() else unet.with_name("config.json")
@@ -64,19 +69,20 @@ def describe_shapes(
     codes = said if isinstance(said, list) else [said, said]
     sides = [resolution, resolution] if resolution else [held.network.factor * side for side in codes]
     shape = (*sides, held.network.in_channels)
-    code, (reads, writes) = held.shape(shape), channels(loaded)
-    if reads != code[-1]:
+    code, reads = held.shape(shape), loaded.params["conv_in"]["kernel"].shape[2]
+    if loaded.network.out_channels != code[-1]:
+        raise UserError(f"{unet} puts out {loaded.network.out_channels} channels, and latents have {code[-1]}")
+    names = {0: (), code[-1] + 1: INPAINTING, code[-1]: EDITING}.get(reads - code[-1])
+    if names is None or (names and pipeline not in (None, PIPELINES[names])):
         raise UserError(
-            f"{unet} reads {reads} channels, and latents have {code[-1]}: those that edit or fill in are not imported"
+            f"{unet} reads {reads} channels, and latents have {code[-1]}; known are latents, those with a mask and the "
+            f"latents of an image ({PIPELINES[INPAINTING]}), and those with an image's ({PIPELINES[EDITING]})"
         )
-    if writes != code[-1]:
-        raise UserError(f"{unet} puts out {writes} channels, and latents have {code[-1]}")
-    return {"shape": list(shape), "code_shape": list(code), "clip": held.codec().clip}
-
-
-def channels(loaded: latent_unet.Loaded) -> tuple[int, int]:
-    """Of a network's input and output."""
-    return loaded.params["conv_in"]["kernel"].shape[2], loaded.network.out_channels
+    if names == EDITING and held.shift:
+        raise UserError(f"{unet} is shown latents as they are, and this autoencoder's are shifted by {held.shift:g}")
+    shown = {(): {}, INPAINTING: {"blank": "grey"}, EDITING: {"scale": 1 / held.scale}}[names]
+    described = {"shape": list(shape), "code_shape": list(code), "clip": held.codec().clip}
+    return described | {"channels": list(names), "shown": shown}
 
 
 def describe_text(network: latent_unet.Network, reads: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -98,10 +104,11 @@ def describe_text(network: latent_unet.Network, reads: Mapping[str, Any] | None)
 
 
 def describe_guidance(
-    network: latent_unet.Network, said: Mapping[str, Any], w_range: tuple[float, float] | None
+    network: latent_unet.Network, said: Mapping[str, Any], w_range: tuple[float, float] | None, edits: bool = False
 ) -> dict[str, Any]:
-    """Guidance, and what there is of steps: a student of N steps knows no others. `said`: by an exported folder. Raises
-    `UserError` for a network with an input for w of which nobody says what it was trained for."""
+    """Guidance, and what there is of steps: a student of N steps knows no others. `said`: by an exported folder;
+    `edits`: the network is shown an image, and is guided by that, too. Raises `UserError` for a network with an input
+    for w of which nobody says what it was trained for."""
     if w_range is not None and not (network.embed_guidance and 0 <= w_range[0] <= w_range[1]):
         raise UserError(
             f"w_range={tuple(w_range)}: expected 0 <= low <= high, for a U-Net with an input for w (time_cond_proj_dim)"
@@ -113,12 +120,13 @@ def describe_guidance(
     elif network.embed_guidance:
         raise UserError("this U-Net has an input for w and does not say its range; give w_range=(0, 13) or the like")
     else:
-        guidance = {"kind": "external", "interval": None}
+        guidance = {"kind": "external", "interval": None} | ({"image": True} if edits else {})
     steps = said.get("steps")
     objective = {"embedded": "matching"}.get(guidance["kind"], "denoising")
     low, high = guidance.get("range", (0.0, 0.0 if guidance["kind"] == "none" else np.inf))
     usual = USUAL_TEXT if not network.num_classes else USUAL_CLASS
     recommended = {"steps": steps or USUAL_STEPS, "guidance": float(min(max(usual, low), high))}
+    recommended |= {"guidance_image": USUAL_IMAGE} if guidance.get("image") else {}
     return {
         "objective": "progressive" if steps else objective,
         "guidance": guidance,

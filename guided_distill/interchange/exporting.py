@@ -7,12 +7,13 @@ from typing import Any
 
 import safetensors.numpy
 
-from guided_distill import torch_weights
+from guided_distill import channels, torch_weights
 from guided_distill.checkpoint import fingerprint
 from guided_distill.errors import UserError, one_of
 from guided_distill.files import write_json, write_text
 from guided_distill.interchange import card
 from guided_distill.interchange import scheduler as schedulers
+from guided_distill.interchange.describing import PIPELINES
 from guided_distill.interchange.importing import SIDECAR, TOKENS, copy
 from guided_distill.models import latent_unet
 from guided_distill.plugins import resolve
@@ -73,10 +74,7 @@ def require_words(manifest: Mapping[str, Any]) -> None:
         raise UserError(
             "diffusers' VQModel rounds what it decodes to its codebook; codec.quantize=False cannot be told"
         )
-    if manifest.get("channels") or manifest["guidance"].get("image") or manifest["guidance"].get("image_range"):
-        raise UserError(
-            "this network is shown images beside z, in a way that diffusers' pipelines for that do not know"
-        )
+    require_pipeline(manifest)
     if manifest["objective"] == "encoding":
         raise UserError("this run goes from images to noise, which is no pipeline of diffusers")
     if manifest["rounds"] is not None and manifest["sampler"] != "ddim":
@@ -91,6 +89,20 @@ def require_words(manifest: Mapping[str, Any]) -> None:
             raise UserError(
                 "the text encoder leaves out its last layers (skip), which a folder of diffusers does not tell"
             )
+
+
+def require_pipeline(manifest: Mapping[str, Any]) -> None:
+    """Raises `UserError` for a run that is shown an image in a way that no pipeline of diffusers shows it."""
+    names = tuple(manifest.get("channels", ()))
+    if not names:
+        return
+    if not manifest.get("shown") or not manifest.get("text") or manifest["codec"]["name"] != "kl_vae":
+        raise UserError(
+            "this network is shown an image in a way that diffusers' pipelines for that do not know; what began with "
+            f"one of theirs can be exported: {', '.join(PIPELINES.values())}"
+        )
+    if names == channels.EDITING and manifest["guidance"]["kind"] != "external":
+        raise UserError(f"{PIPELINES[names]} gives a U-Net no w, which this student reads or has built in")
 
 
 def chosen(run: Run, steps: int | None) -> tuple[int | None, int]:
@@ -156,9 +168,10 @@ def index_of(folder: Path, manifest: Mapping[str, Any]) -> dict[str, Any] | None
     """model_index.json of a pipeline, or None where diffusers has no pipeline of such parts."""
     if not manifest.get("text") or manifest["num_classes"] or manifest["codec"]["name"] != "kl_vae":
         return None
+    shown = tuple(manifest.get("channels", ()))
     said = torch_weights.read_json(folder / "text_encoder" / "config.json").get("architectures")
     return {
-        "_class_name": "StableDiffusionPipeline",
+        "_class_name": PIPELINES.get(shown, "StableDiffusionPipeline"),
         "_diffusers_version": VERSION,
         "unet": ["diffusers", "UNet2DConditionModel"],
         "vae": ["diffusers", "AutoencoderKL"],
@@ -184,6 +197,11 @@ def facts_of(run: Run, steps: int | None, checkpoint: int) -> dict[str, Any]:
     if manifest["code_shape"][0] != manifest["code_shape"][1]:
         height, width = manifest["shape"][:2]
         notes.append(f"images are not square: give height={height} and width={width}")
+    if manifest.get("channels") == [*channels.INPAINTING]:
+        notes.append(
+            "its pipeline returns what it decodes, known places too, and reads a mask at one pixel for each latent: "
+            "give masks of whole blocks, and put the image back around what was painted"
+        )
     return {
         "steps": steps,
         "guidance": manifest["guidance"],

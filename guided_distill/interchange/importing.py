@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from guided_distill import checkpoint, codecs, manifests, runs, state, text, torch_weights
+from guided_distill import channels, checkpoint, codecs, manifests, runs, state, text, torch_weights
 from guided_distill.errors import UserError, one_of
 from guided_distill.files import write_json
 from guided_distill.interchange import card, describing
@@ -70,19 +70,22 @@ def import_pipeline(
     told, meant = describing.read_schedule(parts.scheduler, prediction)
     table = describing.read_table(parts.table)
     network = latent_unet.load(parts.unet, preset, class_tokens=table)
+    pipeline = index(source).get("_class_name")
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
         codec = copy_codec(parts.vae, run_dir, scale)
         reads = copy_text(parts, run_dir) if table is None else None
+        shapes = describing.describe_shapes(network, codec, resolution, parts.unet, pipeline)
+        edits = shapes["channels"] == [*channels.EDITING]
         manifest = {
             "name": run_dir.name,
             "data": {"name": data},
             "schedule": told.schedule,
             "prediction": meant,
             "codec": codec,
-            **describing.describe_shapes(network, codec, resolution, parts.unet),
+            **shapes,
             **describing.describe_text(network.network, reads),
-            **describing.describe_guidance(network.network, sidecar(source), w_range),
+            **describing.describe_guidance(network.network, sidecar(source), w_range, edits),
             "imported": {"source": source.name, "unet": network.sha256, "licence": card.licence_in(source)},
         }
         write(run_dir, manifest, network)
@@ -96,12 +99,12 @@ def found(source: Path, given: Mapping[str, str | Path | None]) -> Parts:
     """The parts of a pipeline: those that are `given`, and else those of the folder `source`. Raises `UserError` where
     one is missing that there has to be, or there is one that is not read."""
     inside = {name: source / name for name in READ if (source / name).is_dir()}
-    index = torch_weights.read_json(source / "model_index.json") if (source / "model_index.json").is_file() else {}
+    parts = index(source)
     others = [
-        name for name, value in index.items() if isinstance(value, list) and value[0] and name not in READ + UNREAD
+        name for name, value in parts.items() if isinstance(value, list) and value[0] and name not in READ + UNREAD
     ]
     if others:
-        kind = index.get("_class_name")
+        kind = parts.get("_class_name")
         raise UserError(f"{source} is a {kind} with {', '.join(others)}; read are pipelines of {', '.join(READ)} only")
     if not source.exists():
         raise UserError(f"there is no {source}")
@@ -119,6 +122,12 @@ def found(source: Path, given: Mapping[str, str | Path | None]) -> Parts:
     if missing := [name for name in ("vae", "scheduler") if name not in places]:
         raise UserError(f"{source} has no {' and no '.join(missing)}; give the path of each: {missing[0]}=PATH")
     return Parts(**places)
+
+
+def index(source: Path) -> dict[str, Any]:
+    """model_index.json, which names a pipeline and its parts; {} where there is none."""
+    path = source / "model_index.json"
+    return torch_weights.read_json(path) if path.is_file() else {}
 
 
 def copy_codec(path: Path, run_dir: Path, scale: float | None) -> dict[str, Any]:

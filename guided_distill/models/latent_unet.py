@@ -2,7 +2,7 @@
 
 LCM: Latent Consistency Models (Luo et al. 2023, arXiv:2310.04378). The networks are those of diffusers'
 UNet2DConditionModel, whose files are read by `load` and written from `to_diffusers`. Inpainting (9 input channels) and
-instruction editing (8) are the same networks on a z with more channels.
+instruction editing (8) are the same networks on a z with more channels (`channels`).
 """
 
 import functools
