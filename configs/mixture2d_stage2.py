@@ -20,7 +20,7 @@ def get_config(arg: str = ""):
     above = base.spell(mixture2d_stage1.DEFAULTS, given)
     config = base.student("mixture2d_stage2", base.spell(DEFAULTS, given), "mixture2d_stage1", above)
     w_min, w_max = (0.0, 0.0) if a.unguided else (a.w, a.w) if a.w >= 0 else (0.0, 4.0)
-    base.progressive(config, w_min, w_max, 0.1 if w_max > w_min else 0.0, a.stochastic)
+    base.progressive(config, w_min, w_max, 0.1 if w_max > w_min else 0.0, stochastic=a.stochastic)
     config.objective.weighting.max_logsnr = 8.0
     config.batch_size = 512
     config.num_updates = 3000

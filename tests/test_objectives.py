@@ -58,6 +58,18 @@ def test_matching_at_update_zero_is_the_guidance_gap(ring, teacher):
     assert loss.mean() > 1e-2
 
 
+@pytest.mark.parametrize("power", [1.0, 2.0])
+def test_all_strengths_can_count_alike(ring, teacher, power):
+    """The same draws, each example's loss divided by (1 + w)^power, in both stages."""
+    student = Recorder(lambda z, logsnr, cond: ring(z, logsnr, without(cond, "guidance")))
+    for make, steps in ((matching.make, 0), (progressive.make, 8)):
+        plain, divided = (
+            run(make(SCHEDULE, WEIGHT, 0.0, 4.0, w_power=p), student, teacher, steps) for p in (0.0, power)
+        )
+        np.testing.assert_allclose(divided, plain / (1 + student.cond["guidance"]) ** power, rtol=1e-5, atol=1e-9)
+        assert plain.mean() > 1e-3
+
+
 def test_single_w_and_share_at_the_lower_end():
     assert set(np.asarray(draw_guidance(KEY, 64, 1.0, 1.0, 0.0))) == {1.0}
     w = np.asarray(draw_guidance(KEY, 20_000, 0.5, 4.0, 0.2))

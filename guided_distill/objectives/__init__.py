@@ -78,6 +78,12 @@ def draw_guidance(
     return jnp.where(jax.random.uniform(edge_key, (batch,)) < w_min_share, w_min, w)
 
 
+def by_strength(error: Float[Array, " b"], w: Float[Array, " b"], power: float) -> Float[Array, " b"]:
+    """error / (1 + w)^power, [b]. What guidance adds to x grows with 1 + w, and a student's error with it: with a
+    power of 0 (the paper) the loss is mostly of the largest w, with 2 all w count about alike."""
+    return error / (1 + w) ** power if power else error
+
+
 def draw_strengths(
     key: Key[Array, ""],
     batch: int,

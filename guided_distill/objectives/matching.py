@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
-from guided_distill.objectives import Objective, conditions, diffuse, draw_strengths, uniform_times
+from guided_distill.objectives import Objective, by_strength, conditions, diffuse, draw_strengths, uniform_times
 from guided_distill.schedules import Schedule
 from guided_distill.weighting import Weighting, weighted_error
 
@@ -18,6 +18,7 @@ def make(
     w_min: float,
     w_max: float,
     w_min_share: float = 0.0,
+    w_power: float = 0.0,
     grid: int = 0,
     image_range: Sequence[float] = (),
 ) -> Objective:
@@ -25,7 +26,8 @@ def make(
 
     The teacher is a Denoiser that reads cond["guidance"]; that it is *guided* is nobody's business here. w_min = w_max
     is the paper's single-w student. t is uniform on [0, 1], or on {1/grid, ..., 1} for a teacher that knows only those
-    (grid > 0). `image_range`: of a second strength, cond["guidance_image"], where the teacher reads that, too.
+    (grid > 0). `w_power`: the loss is divided by (1 + w)^w_power (`objectives.by_strength`). `image_range`: of a second
+    strength, cond["guidance_image"], where the teacher reads that, too.
     """
 
     def objective(key, nets, batch, num_steps):
@@ -37,6 +39,7 @@ def make(
         strengths = draw_strengths(guidance_key, x.shape[0], w_min, w_max, w_min_share, image_range)
         cond = {**conditions(batch), **strengths}
         target = jax.lax.stop_gradient(nets.teacher(z, logsnr, cond))
-        return {"student": weighted_error(nets.student(z, logsnr, cond), target, logsnr, weighting)}, {}
+        error = weighted_error(nets.student(z, logsnr, cond), target, logsnr, weighting)
+        return {"student": by_strength(error, cond["guidance"], w_power)}, {}
 
     return objective

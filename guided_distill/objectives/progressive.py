@@ -12,7 +12,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from guided_distill.objectives import Objective, conditions, diffuse, draw_strengths, dropped, require_probability
+from guided_distill.objectives import (
+    Objective,
+    by_strength,
+    conditions,
+    diffuse,
+    draw_strengths,
+    dropped,
+    require_probability,
+)
 from guided_distill.prediction import from_step
 from guided_distill.samplers import recombine
 from guided_distill.schedules import Schedule, to_clean
@@ -27,6 +35,7 @@ def make(
     w_min: float,
     w_max: float,
     w_min_share: float = 0.0,
+    w_power: float = 0.0,
     stochastic: bool = False,
     null: Mapping[str, Any] | None = None,
     dropout: float = 0.0,
@@ -39,7 +48,8 @@ def make(
     The target is the x with which one DDIM step lands where the teacher's `factor` do, t -> ... -> s, s = t - 1/N (2/N
     if stochastic). The teacher is a Denoiser that reads cond["guidance"] (w_min = w_max: single-w; both 0: plain,
     unguided) and is not clipped. c becomes `null` with probability `dropout`: for a chain that is to be guided
-    afterwards. `image_range`: of a second strength, cond["guidance_image"], where the teacher reads that, too.
+    afterwards. `w_power`: the loss is divided by (1 + w)^w_power (`objectives.by_strength`). `image_range`: of a second
+    strength, cond["guidance_image"], where the teacher reads that, too.
     """
     require_probability(dropout)
     stride = 2 if stochastic else 1
@@ -62,7 +72,8 @@ def make(
             moved = recombine(nets.teacher(z, jnp.where(clean, t, now), cond), then)
             z = jnp.where(clean.reshape((-1,) + (1,) * (x.ndim - 1)), z, moved)
         target = jax.lax.stop_gradient(from_step(start, z, t, s))
-        return {"student": weighted_error(nets.student(start, t, cond), target, t, weighting)}, {}
+        error = weighted_error(nets.student(start, t, cond), target, t, weighting)
+        return {"student": by_strength(error, cond["guidance"], w_power)}, {}
 
     def schedule_at(parts, num_steps):
         return to_clean(schedule, jnp.maximum(parts, 0) / (factor * num_steps))
