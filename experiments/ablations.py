@@ -74,6 +74,8 @@ def variants(updates: int, batch: int, predictions: bool) -> list[Variant]:
             else Variant(f"prediction {name}", "prediction", first=changes)
         )
     found += [both("single w = 1", "one network for all w", one_w, w=(1.0,))]
+    power = "objective.w_power"
+    found += [both(f"losses over (1 + w)^{p}", "one network for all w", {power: float(p)}) for p in (1, 2)]
     found += [
         both(f"w up to {top:g}", "range of w", {w_max: top}, w=tuple(w for w in GUIDANCE if w <= top))
         for top in (1.0, 2.0, 8.0)
