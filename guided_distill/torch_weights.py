@@ -193,6 +193,13 @@ def pretrained(path: str | Path, wanted: Callable[[str], bool] = lambda name: Tr
     return Pretrained(arrays, config, whole)
 
 
+def file_of(folder: Path, name: str) -> Path:
+    """folder/name; where that is not there, its only variant: model.fp16.safetensors for model.safetensors."""
+    stem, _, kind = name.rpartition(".")
+    variants = [] if (folder / name).is_file() else sorted(folder.glob(f"{stem}.*.{kind}"))
+    return variants[0] if len(variants) == 1 else folder / name
+
+
 def _parts(path: Path) -> list[Path]:
     if path.is_file():
         return [path]

@@ -242,6 +242,22 @@ def test_a_run_of_other_weights_than_it_came_with_is_refused(tmp_path, captioned
         guided_distill.load(tmp_path / "run")
 
 
+def test_a_folder_of_half_precision_alone_is_read(captioned, tmp_path):
+    """diffusers calls its files *.fp16.safetensors."""
+    folder = shutil.copytree(captioned[0], tmp_path / "pipeline")
+    for file in list(folder.rglob("*.safetensors")):
+        save_file(
+            {name: np.float16(array) for name, array in load_file(file).items()}, file.with_suffix(".fp16.safetensors")
+        )
+        file.unlink()
+    import_pipeline(folder, tmp_path / "run")
+    run, whole = guided_distill.load(tmp_path / "run"), guided_distill.load(captioned[1])
+    halved = jax.tree.map(lambda leaf: np.float32(np.float16(leaf)), whole.weights())
+    jax.tree.map(np.testing.assert_array_equal, run.weights(), halved)
+    told = {"prompts": "the cat", "steps": 1, "noise": np.ones((1, 8, 8, 4))}
+    np.testing.assert_allclose(run.sample(1, **told), whole.sample(1, **told), atol=0.05)
+
+
 def test_classes_are_tokens_of_a_table(classes):
     run = guided_distill.load(classes[1])
     assert run.manifest["num_classes"] == CLASSES and run.manifest["text"] is None

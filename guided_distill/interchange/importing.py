@@ -133,7 +133,7 @@ def index(source: Path) -> dict[str, Any]:
 def copy_codec(path: Path, run_dir: Path, scale: float | None) -> dict[str, Any]:
     """The autoencoder, copied into the run, as manifests have it. Raises `UserError` for another kind, and where its
     scale is not said, or said twice."""
-    weights = path / latent_unet.FILE if path.is_dir() else path
+    weights = torch_weights.file_of(path, latent_unet.FILE) if path.is_dir() else path
     beside = weights.with_name("config.json")
     config = torch_weights.read_json(beside) if beside.is_file() else {}
     book = torch_weights.pretrained(weights, lambda name: name.startswith("quantize.")).arrays
@@ -164,10 +164,11 @@ def copy_text(parts: Parts, run_dir: Path) -> dict[str, Any] | None:
     weights, vocabulary = run_dir / "text_encoder", run_dir / "tokenizer"
     index = sorted(parts.text_encoder.glob("model.safetensors.index.json"))
     pieces = sorted(parts.text_encoder.glob("model-?????-of-?????.safetensors")) if index else []
-    whole = [] if index else [parts.text_encoder / "model.safetensors"]
+    whole = [] if index else [torch_weights.file_of(parts.text_encoder, "model.safetensors")]
     if whole and not whole[0].is_file():
         raise UserError(f"there is no model.safetensors in {parts.text_encoder}; pickled weights are not read")
-    copy([parts.text_encoder / "config.json", *index, *pieces, *whole], weights)
+    names = {path.name: "model.safetensors" for path in whole}
+    copy([parts.text_encoder / "config.json", *index, *pieces, *whole], weights, names)
     copy(sorted(path for path in tokens.iterdir() if path.suffix in (".json", ".txt")), vocabulary)
     reads = {"name": "clip", "weights": str(weights), "vocabulary": str(vocabulary)}
     return reads | dict(text.load(**reads).pin)

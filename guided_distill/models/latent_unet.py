@@ -242,9 +242,10 @@ def load(
     computation to what is not this network's.
     """
     path = Path(weights)
-    if path.is_dir() and not (path / FILE).is_file():
+    file = torch_weights.file_of(path, FILE) if path.is_dir() else path
+    if not file.is_file():
         raise UserError(f"no weights at {path}: expected a .safetensors file, or a folder with {FILE} in it")
-    given = torch_weights.pretrained(path / FILE if path.is_dir() else path)
+    given = torch_weights.pretrained(file)
     if given.config is not None:
         fields, in_channels = _diffusers.described(given.config, str(weights))
     elif preset is not None:
