@@ -389,10 +389,6 @@ CANNOT = {
     "another time": ({"time_input": "u"}, "told 'u' of Discrete, and cannot"),
     "another schedule": ({"schedule": {"name": "Cosine"}}, "told 'index' of Cosine, and cannot"),
     "pixels": ({"codec": {"name": "pixel"}}, "unknown codec that diffusers has: 'pixel'; valid: kl_vae, vq_vae"),
-    "slow features of w": (
-        {"network": {"name": "latent_unet", "args": {"embed_guidance": True, "guidance_multiplier": 10.0}}},
-        "features of 10 w, and diffusers' of 1000 w",
-    ),
     "an encoder": ({"objective": "encoding"}, "goes from images to noise"),
     "a sampler": ({"rounds": [[4, 1]], "sampler": "stochastic"}, "trained for the sampler 'stochastic'"),
     "an interval": ({"guidance": {"kind": "external", "interval": [-1, 1]}}, "in an interval of log-SNR"),

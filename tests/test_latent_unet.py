@@ -280,13 +280,6 @@ def test_last_layers_start_at_zero_and_no_others():
     assert len(other) == 1 + 3 + 2 and all(other.values())
 
 
-def test_w_can_be_read_slowly():
-    """By a multiplier of 10 as w / 100 by the files' own of 1000."""
-    (z, time, cond), params = inputs(), weights_of(student())
-    slow = applied(student(guidance_multiplier=10.0), params, z, time, cond)
-    assert_close(slow, applied(student(), params, z, time, cond | {"guidance": cond["guidance"] / 100}), 1e-5)
-
-
 def test_w_starts_without_effect_and_can_learn():
     teacher = tiny(cross_attention_dim=None)
     start, (z, time, cond) = started(), inputs()

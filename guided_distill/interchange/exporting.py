@@ -21,8 +21,6 @@ from guided_distill.runs import Run
 
 CODECS = {"kl_vae": "AutoencoderKL", "vq_vae": "VQModel"}
 SCALED = ("_class_name", "scaling_factor", "shift_factor")
-TIMES = 1000.0
-"""What diffusers multiplies w by, before its Fourier features."""
 VERSION = "0.30.0"
 """Of diffusers, as whose files these are written: its formats have not changed since."""
 
@@ -75,11 +73,6 @@ def require_words(manifest: Mapping[str, Any]) -> None:
     if not manifest["codec"].get("quantize", True):
         raise UserError(
             "diffusers' VQModel rounds what it decodes to its codebook; codec.quantize=False cannot be told"
-        )
-    args = manifest["network"]["args"]
-    if args.get("embed_guidance") and args.get("guidance_multiplier", TIMES) != TIMES:
-        raise UserError(
-            f"this network reads Fourier features of {args['guidance_multiplier']:g} w, and diffusers' of {TIMES:g} w"
         )
     require_pipeline(manifest)
     if manifest["objective"] == "encoding":

@@ -38,15 +38,14 @@ def time_features(time: Real[Array, " b"], dim: int) -> Float[Array, "b {dim}"]:
 class TimeEmbedding(nn.Module):
     """time [b], and w [b] or None -> [b, features] float32: Dense-swish-Dense of time's sinusoid.
 
-    w (0 = off) enters as in LCM (Luo et al. 2023, arXiv:2310.04378): the sinusoid of `guidance_multiplier` w,
-    `guidance_dim` wide, is projected without a bias and added to that of time. The projection starts at zero, so that a
-    new student is its teacher.
+    w (0 = off) enters as in LCM (Luo et al. 2023, arXiv:2310.04378): the sinusoid of 1000 w, `guidance_dim` wide, is
+    projected without a bias and added to that of time. The projection starts at zero, so that a new student is its
+    teacher.
     """
 
     features: int
     dim: int
     guidance_dim: int
-    guidance_multiplier: float = 1000.0
 
     @nn.compact
     def __call__(
@@ -55,7 +54,7 @@ class TimeEmbedding(nn.Module):
         """`time`: the index of a discrete schedule, which need not be whole."""
         h = time_features(time, self.dim)
         if w is not None:
-            fourier = sinusoidal(self.guidance_multiplier * w.astype(jnp.float32), self.guidance_dim, MAX_PERIOD)
+            fourier = sinusoidal(1000.0 * w.astype(jnp.float32), self.guidance_dim, MAX_PERIOD)
             h = h + nn.Dense(self.dim, use_bias=False, kernel_init=ZEROS, name="cond_proj")(fourier)
         h = nn.swish(nn.Dense(self.features, name="linear_1")(h))
         return nn.Dense(self.features, name="linear_2")(h)

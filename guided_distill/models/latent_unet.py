@@ -62,8 +62,7 @@ class LatentUNet(nn.Module):
       groups: of the group norms.
       num_classes: 0 = no label is read; else the table has a row more: label `num_classes`, the null class.
       label_as: where labels enter: added to "time", or as the only "token" that is attended to, instead of text.
-      embed_guidance: read cond["guidance"], the guidance strength w (0 = off); `guidance_dim` Fourier features of
-        `guidance_multiplier` w. LCM's and diffusers' multiplier is 1000, with which w is learned slowly.
+      embed_guidance: read cond["guidance"], the guidance strength w (0 = off); `guidance_dim` features of it.
       embed_guidance_image: read cond["guidance_image"], a second w (by an image that is shown, `channels`), too; files
         of diffusers have none.
       dropout: rate inside the residual blocks, active iff the "dropout" rng is given.
@@ -91,7 +90,6 @@ class LatentUNet(nn.Module):
     dtype: str = "float32"
     remat: str = "none"
     embed_guidance_image: bool = False
-    guidance_multiplier: float = 1000.0
 
     def __post_init__(self):
         # JSON has lists; modules have to be hashable.
@@ -160,12 +158,10 @@ class LatentUNet(nn.Module):
         """The vector that every residual block is given, float32, and the states that are attended to."""
         w = required(cond, "guidance", "embed_guidance is set") if self.embed_guidance else None
         features = 4 * self.channels
-        of_w = (self.guidance_dim, self.guidance_multiplier)
-        emb = TimeEmbedding(features, self.channels, *of_w, name="time_embedding")(time, w)
+        emb = TimeEmbedding(features, self.channels, self.guidance_dim, name="time_embedding")(time, w)
         if self.embed_guidance_image:
             w_image = required(cond, "guidance_image", "embed_guidance_image is set")
-            embed = GuidanceEmbedding(features, self.guidance_multiplier, self.guidance_dim, name="guidance_image")
-            emb = emb + embed(w_image)
+            emb = emb + GuidanceEmbedding(features, dim=self.guidance_dim, name="guidance_image")(w_image)
         if self.num_classes:
             label = required(cond, "label", f"num_classes is {self.num_classes}")
             if self.label_as == "token":
