@@ -217,8 +217,8 @@ def headline(of: Rows, stem: str) -> None:
 
 HEADER = """# {name}: the paper's table
 
-Made by `python -m experiments.publish table` from the runs of its experiment; no number of its tables and plots is typed by hand. The rows are
-also in `{stem}.json`, from which another machine can go on (`--rows`).
+Made by `python -m experiments.publish table` from the runs of its experiment; no number of its tables and plots is
+typed by hand. The rows are also in `{stem}.json`, from which another machine can go on (`--rows`).
 """
 
 ABOUT = """Data: {data}. {num} samples a row, all from the same noise (seed {seed}), classes in turn, against
@@ -250,11 +250,11 @@ CLOSING = {
     "fashion_mnist": """## What agrees with the paper, and what does not
 
 It agrees that one network for all w stands in for the guided teacher at half its evaluations, that in kernel distance
-students of 16 steps are as good as the teacher's 256 evaluations and those of 8 within about two errors, and that at
-equal evaluations nothing that a user would take instead comes near where steps are few or w is large. (At w = 0 and
-0.3, DPM-Solver++ of 8 steps is as near to the data as the student of 16, though not to the teacher's sample.) In the
-paper students of 4 steps are as good as the teacher; here that holds, as it was asked for, where the targets above say
-so, and at w = 1 it is missed by little.
+students of 16 steps are about as good as the teacher's 256 evaluations and those of 8 nearly so, and that at equal
+evaluations nothing that a user would take instead comes near where steps are few or w is large. (At w = 0 and 0.3,
+DPM-Solver++ of 8 steps is as near to the data as the student of 16, though not to the teacher's sample.) In the paper
+students of 4 steps are as good as the teacher; here that holds, as it was asked for, where the targets above say so,
+and at w = 1 it is missed by little.
 
 Where the difference lies was looked for. At w = 1, with the dark background of stage one's samples pasted into it, the
 4-step student is within the limit, and stage one's samples with the student's background are not. It is noise of one or
@@ -262,8 +262,8 @@ two grey levels of 255 where the data have exactly 0, which one cannot see and t
 learned gain from z to the output, twice and half the learning rate, batches of 16 and 32 at equal time did not mend it;
 more updates a round did, in part (330 to 760 of them brought the kernel distance from 0.0226 to 0.0187), and so did
 losses over (1 + w)^2, without which the largest w have nearly all of the loss (from 0.0187 to what stands above, and at
-w = 0 from 0.040). The price is paid at w = 4, where students are further from the teacher than without: at 8 steps it was
-1.59 times the floor then, which is missed, too. So it is the budget of 45 minutes, a network
-of 0.8 million parameters included, and not the method; the full size has not been run to show it.
+w = 0 from 0.040). The price is paid at w = 4, where students are further from the teacher than without: at 8 steps it
+was 1.59 times the floor then, which is missed, too. So it is the budget of 45 minutes, a network of 0.8 million
+parameters included, and not the method; the full size has not been run to show it.
 """
 }
