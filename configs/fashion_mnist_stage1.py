@@ -3,8 +3,8 @@
     python main.py --config=configs/fashion_mnist_stage1.py         (about 0.02 A100 hours, estimated)
     python main.py --config=configs/fashion_mnist_stage1.py:cpu     (2 CPU cores, 7 minutes)
 
-A fifth of the draws is at w = 0, the edge of the range, and losses are divided by (1 + w)², so that small w count, too.
-Arguments: tiny, cpu (16 x 16), w=1 (single-w student).
+A fifth of the draws is at w = 0, the edge of the range, and losses are divided by (1 + w)², so that small w count, too;
+x is compared as samplers clip it. Arguments: tiny, cpu (16 x 16), w=1 (single-w student).
 """
 
 from configs import base, fashion_mnist_teacher
@@ -15,7 +15,7 @@ DEFAULTS = {**fashion_mnist_teacher.DEFAULTS, **base.STAGE1}
 def get_config(arg: str = ""):
     """Fashion-MNIST's w-conditioned student."""
     config, a = base.stage_one(
-        "fashion_mnist_stage1", arg, fashion_mnist_teacher, DEFAULTS, w_min_share=0.2, w_power=2.0
+        "fashion_mnist_stage1", arg, fashion_mnist_teacher, DEFAULTS, w_min_share=0.2, w_power=2.0, clip=True
     )
     config.network.guidance_multiplier = 10.0
     config.batch_size = 64 if a.cpu else 128

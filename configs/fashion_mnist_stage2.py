@@ -15,7 +15,14 @@ DEFAULTS = {**fashion_mnist_teacher.DEFAULTS, **base.STAGE2}
 def get_config(arg: str = ""):
     """Fashion-MNIST's halved student."""
     config, a = base.stage_two(
-        "fashion_mnist_stage2", arg, fashion_mnist_stage1, fashion_mnist_teacher, DEFAULTS, w_share=0.2, w_power=2.0
+        "fashion_mnist_stage2",
+        arg,
+        fashion_mnist_stage1,
+        fashion_mnist_teacher,
+        DEFAULTS,
+        w_share=0.2,
+        w_power=2.0,
+        clip=True,
     )
     config.batch_size = 64 if a.cpu else 128
     config.num_updates, config.save_every = (760, 670) if a.cpu else (3_000, 5_000)
