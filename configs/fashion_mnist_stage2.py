@@ -25,7 +25,7 @@ def get_config(arg: str = ""):
         clip=True,
     )
     config.batch_size = 64 if a.cpu else 128
-    config.num_updates, config.save_every = (760, 670) if a.cpu else (3_000, 5_000)
-    config.halving.start_steps, config.halving.last_updates_factor = (32, 1.77) if a.cpu else (256, 3.0)
+    config.num_updates, config.save_every = (1_000, 675) if a.cpu else (3_000, 5_000)
+    config.halving.start_steps, config.halving.last_updates_factor = (32, 1.35) if a.cpu else (256, 3.0)
     config.optim.lr, config.optim.warmup = (5e-4, 50) if a.cpu else (1e-4, 0)
     return base.tiny(config, 4) if a.tiny else config

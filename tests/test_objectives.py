@@ -72,17 +72,21 @@ def test_all_strengths_can_count_alike(ring, teacher, power):
 
 @pytest.mark.parametrize("num_steps", [2, 4])
 def test_a_clipped_student_lands_where_two_clipped_steps_do(teacher, num_steps):
-    """What is learned are the steps that the teacher is sampled with; without clipping they are others."""
+    """What is learned are the steps that the teacher is sampled with, and their target is within the bounds; without
+    clipping they are others."""
+    targets = []
 
     def student_of(teacher):
         def student(z, logsnr, cond):
             index = jnp.round(SCHEDULE.inverse(logsnr) * num_steps)
-            return from_x(paper_target(teacher, z, cond, num_steps, index, False), z, logsnr)
+            targets.append(paper_target(teacher, z, cond, num_steps, index, False))
+            return from_x(targets[-1], z, logsnr)
 
         return student
 
     objective = progressive.make(SCHEDULE, WEIGHT, 0.0, 4.0, clip=True)
     np.testing.assert_allclose(run(objective, student_of(clipped(teacher)), teacher, num_steps), 0, atol=1e-6)
+    assert float(jnp.abs(targets[0]).max()) == pytest.approx(1, abs=1e-4)
     assert run(objective, student_of(teacher), teacher, num_steps).max() > 1e-4
 
 
