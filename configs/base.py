@@ -135,12 +135,7 @@ def student(name: str, arguments: str, teacher_name: str, teacher_arguments: str
 
 
 def matching(
-    config: ConfigDict,
-    w_min: float,
-    w_max: float,
-    w_min_share: float = 0.0,
-    w_power: float = 0.0,
-    clip: bool = False,
+    config: ConfigDict, w_min: float, w_max: float, w_min_share: float = 0.0, w_power: float = 0.0
 ) -> ConfigDict:
     """Stage one: the objective, its range of w."""
     config.objective = ConfigDict(
@@ -151,7 +146,6 @@ def matching(
             "w_max": w_max,
             "w_min_share": w_min_share,
             "w_power": w_power,
-            "clip": clip,
             "grid": 0,
         }
     )
@@ -165,11 +159,10 @@ def progressive(
     w_max: float,
     w_min_share: float = 0.0,
     w_power: float = 0.0,
-    clip: bool = False,
     stochastic: bool = False,
 ) -> ConfigDict:
     """Stage two: the objective, its rounds, and the anneal of each (PD: linear to 0)."""
-    matching(config, w_min, w_max, w_min_share, w_power, clip)
+    matching(config, w_min, w_max, w_min_share, w_power)
     del config.objective.grid
     config.objective.name, config.objective.stochastic = "progressive", stochastic
     config.objective.dropout = 0.0
@@ -183,8 +176,7 @@ def progressive(
 def encoding(config: ConfigDict) -> ConfigDict:
     """Encoder distillation, at w = 0, from a config of stage two."""
     config.objective.name = "encoding"
-    for key in ("stochastic", "dropout", "w_power", "clip"):
-        del config.objective[key]
+    del config.objective.stochastic, config.objective.dropout, config.objective.w_power
     config.objective.w_min = config.objective.w_max = config.objective.w_min_share = 0.0
     config.objective.weighting.max_logsnr = (
         20.0  # Its first step starts there, at t = 0: a lower cap would switch it off.
@@ -194,20 +186,14 @@ def encoding(config: ConfigDict) -> ConfigDict:
 
 
 def stage_one(
-    name: str,
-    arg: str,
-    above: types.ModuleType,
-    defaults: dict,
-    w_min_share: float = 0.0,
-    w_power: float = 0.0,
-    clip: bool = False,
+    name: str, arg: str, above: types.ModuleType, defaults: dict, w_min_share: float = 0.0, w_power: float = 0.0
 ):
     """(config, parsed arguments) of a w-conditioned student of the teacher config `above`, for w in [0, 4], or with the
     argument w=1 of a single-w student. `w_min_share`: of the draws that are at w = 0, the edge of the range; `w_power`:
-    how much less a large w counts; `clip`: whether x is compared as samplers clip it."""
+    how much less a large w counts."""
     a = parse(arg, **defaults)
     config = student(name, spell(defaults, vars(a)), name_of(above), spell(above.DEFAULTS, vars(a)))
-    matching(config, *((a.w, a.w) if a.w >= 0 else (0.0, 4.0, w_min_share, w_power)), clip=clip)
+    matching(config, *((a.w, a.w) if a.w >= 0 else (0.0, 4.0, w_min_share, w_power)))
     return config, a
 
 
@@ -219,7 +205,6 @@ def stage_two(
     defaults: dict,
     w_share: float = 0.0,
     w_power: float = 0.0,
-    clip: bool = False,
 ):
     """(config, parsed arguments) of the halved student of the stage one config `first`, or with the argument unguided
     of the teacher's."""
@@ -229,7 +214,7 @@ def stage_two(
     above = teacher_module if a.unguided else first
     config = student(name, spell(defaults, vars(a)), name_of(above), spell(above.DEFAULTS, vars(a)))
     w_range = (0.0, 0.0) if a.unguided else (a.w, a.w) if a.w >= 0 else (0.0, 4.0, w_share, w_power)
-    progressive(config, *w_range, clip=clip, stochastic=a.stochastic)
+    progressive(config, *w_range, stochastic=a.stochastic)
     if a.encoding:
         encoding(config)
     return config, a

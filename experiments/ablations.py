@@ -59,9 +59,9 @@ def both(name: str, question: str, changes: Changes, **more: Any) -> Variant:
     return Variant(name, question, first=changes, chain=changes, **more)
 
 
-def variants(updates: int, batch: int, pictures: bool) -> list[Variant]:
-    """All of them, for a chain of `updates` a round in batches of `batch`. `pictures`: the teacher, too, is trained,
-    with a prediction of its own, and samplers clip."""
+def variants(updates: int, batch: int, predictions: bool) -> list[Variant]:
+    """All of them, for a chain of `updates` a round in batches of `batch`. `predictions`: the teacher, too, is trained,
+    and has a prediction of its own."""
     weighting, w_max = "objective.weighting.name", "objective.w_max"
     one_w = {"objective.w_min": 1.0, w_max: 1.0, "objective.w_min_share": 0.0}
     found = [Variant("the method", "")]
@@ -70,14 +70,12 @@ def variants(updates: int, batch: int, pictures: bool) -> list[Variant]:
         changes = {"prediction": name}
         found.append(
             Variant(f"prediction {name}", "prediction", teacher=changes)
-            if pictures
+            if predictions
             else Variant(f"prediction {name}", "prediction", first=changes)
         )
     found += [both("single w = 1", "one network for all w", one_w, w=(1.0,))]
     power = "objective.w_power"
     found += [both(f"losses over (1 + w)^{p}", "one network for all w", {power: float(p)}) for p in (1, 2)]
-    if pictures:
-        found += [both("x compared as clipped", "clipping", {"objective.clip": True})]
     found += [
         both(f"w up to {top:g}", "range of w", {w_max: top}, w=tuple(w for w in GUIDANCE if w <= top))
         for top in (1.0, 2.0, 8.0)

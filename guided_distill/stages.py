@@ -255,10 +255,6 @@ def make_objective(kind: str, keys: Keys, manifest: Mapping[str, Any]) -> Object
     make, part = resolve("objectives", kind).make, keys.part("objective")
     own = {"schedule": schedules.make(**manifest["schedule"]), "weighting": part.part("weighting").call(weighting.make)}
     known = inspect.signature(make).parameters
-    if "clip" in part and part.take("clip") and not manifest["clip"]:
-        raise UserError(
-            "config.objective.clip is for codes within [-1, 1], which this codec's are not; set it to False"
-        )
     if "factor" in known:
         own["factor"] = keys.part("halving").take("factor")
     if "null" in known:

@@ -257,14 +257,6 @@ def test_mistakes_in_a_students_config(path, value, message, digits, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_codes_without_bounds_are_not_clipped(mixture, tmp_path):
-    config = mixture2d_stage2.get_config("tiny")
-    config.teacher = str(mixture / "stage1")
-    config.objective.clip = True
-    with pytest.raises(UserError, match=r"objective.clip is for codes within \[-1, 1\]"):
-        trainer.run(config.to_dict(), tmp_path / "run")
-
-
 def test_a_missing_teacher_names_the_command(tmp_path):
     config = digits_stage1.get_config("tiny")
     config.teacher = str(tmp_path / "nowhere")

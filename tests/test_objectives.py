@@ -9,7 +9,7 @@ import pytest
 
 from guided_distill import schedules, weighting
 from guided_distill.data import mixture2d
-from guided_distill.guidance import clipped, guided, without
+from guided_distill.guidance import guided, without
 from guided_distill.objectives import Nets, denoising, draw_guidance, encoding, matching, progressive, uniform_times
 from guided_distill.prediction import Prediction, coefficients, from_eps, from_x
 
@@ -68,41 +68,6 @@ def test_all_strengths_can_count_alike(ring, teacher, power):
         )
         np.testing.assert_allclose(divided, plain / (1 + student.cond["guidance"]) ** power, rtol=1e-5, atol=1e-9)
         assert plain.mean() > 1e-3
-
-
-@pytest.mark.parametrize("num_steps", [2, 4])
-def test_a_clipped_student_lands_where_two_clipped_steps_do(teacher, num_steps):
-    """What is learned are the steps that the teacher is sampled with, and their target is within the bounds; without
-    clipping they are others."""
-    targets = []
-
-    def student_of(teacher):
-        def student(z, logsnr, cond):
-            index = jnp.round(SCHEDULE.inverse(logsnr) * num_steps)
-            targets.append(paper_target(teacher, z, cond, num_steps, index, False))
-            return from_x(targets[-1], z, logsnr)
-
-        return student
-
-    objective = progressive.make(SCHEDULE, WEIGHT, 0.0, 4.0, clip=True)
-    np.testing.assert_allclose(run(objective, student_of(clipped(teacher)), teacher, num_steps), 0, atol=1e-6)
-    assert float(jnp.abs(targets[0]).max()) == pytest.approx(1, abs=1e-4)
-    assert run(objective, student_of(teacher), teacher, num_steps).max() > 1e-4
-
-
-def test_x_beyond_a_bound_costs_what_the_bound_does_and_is_still_pulled_back():
-    """With a teacher at x = 1, any x >= 1 is right; with one at 0.2, x = 1.5 costs 0.8², with the slope of 2 * 0.8."""
-    constant = lambda value: lambda z, logsnr, cond: from_x(jnp.full_like(z, value), z, logsnr)  # noqa: E731
-    objective = matching.make(SCHEDULE, weighting.make("uniform"), 0.0, 4.0, clip=True)
-
-    def loss(x, target):
-        return jnp.mean(objective(KEY, Nets(constant(x), constant(target)), BATCH, jnp.int32(0))[0]["student"])
-
-    for target in (1.0, 3.0):
-        assert float(loss(1.5, target)) == pytest.approx(0, abs=1e-10)
-    value, slope = jax.value_and_grad(loss)(1.5, 0.2)
-    assert (float(value), float(slope)) == pytest.approx((0.64, 1.6), rel=1e-4)
-    assert float(loss(-0.4, 0.2)) == pytest.approx(0.36, rel=1e-4)  # Within the bounds it is what it was.
 
 
 def test_single_w_and_share_at_the_lower_end():

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from guided_distill.prediction import Denoiser, clip, coefficients
+from guided_distill.prediction import Denoiser, coefficients
 
 
 class Nets(NamedTuple):
@@ -24,22 +24,6 @@ class Nets(NamedTuple):
     student: Denoiser
     teacher: Denoiser | None = None
     ema: Denoiser | None = None
-
-
-def as_clipped(nets: Nets) -> Nets:
-    """`nets` as samplers of pixels use them, x clipped to [-1, 1]: of the teacher, so that the steps to be learned are
-    those that it is sampled with; of the student, whose x may then lie anywhere beyond a bound that its target is at.
-    The student's gradient is as if nothing had been clipped (straight-through), or what is beyond a bound by mistake
-    would stay there."""
-
-    def teacher(z, logsnr, cond):
-        return clip(nets.teacher(z, logsnr, cond), z, logsnr)
-
-    def student(z, logsnr, cond):
-        out = nets.student(z, logsnr, cond)
-        return jax.tree.map(lambda own, used: own + jax.lax.stop_gradient(used - own), out, clip(out, z, logsnr))
-
-    return nets._replace(student=student, teacher=teacher)
 
 
 Losses = dict[str, Float[Array, " b"]]

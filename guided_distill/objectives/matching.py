@@ -5,15 +5,7 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
-from guided_distill.objectives import (
-    Objective,
-    as_clipped,
-    by_strength,
-    conditions,
-    diffuse,
-    draw_strengths,
-    uniform_times,
-)
+from guided_distill.objectives import Objective, by_strength, conditions, diffuse, draw_strengths, uniform_times
 from guided_distill.schedules import Schedule
 from guided_distill.weighting import Weighting, weighted_error
 
@@ -27,7 +19,6 @@ def make(
     w_max: float,
     w_min_share: float = 0.0,
     w_power: float = 0.0,
-    clip: bool = False,
     grid: int = 0,
     image_range: Sequence[float] = (),
 ) -> Objective:
@@ -35,13 +26,11 @@ def make(
 
     The teacher is a Denoiser that reads cond["guidance"]; that it is *guided* is nobody's business here. w_min = w_max
     is the paper's single-w student. t is uniform on [0, 1], or on {1/grid, ..., 1} for a teacher that knows only those
-    (grid > 0). `w_power`: the loss is divided by (1 + w)^w_power (`objectives.by_strength`). `clip`: both x clipped as
-    samplers of pixels do (`objectives.as_clipped`; False is the paper's). `image_range`: of a second strength,
-    cond["guidance_image"], where the teacher reads that, too.
+    (grid > 0). `w_power`: the loss is divided by (1 + w)^w_power (`objectives.by_strength`). `image_range`: of a second
+    strength, cond["guidance_image"], where the teacher reads that, too.
     """
 
     def objective(key, nets, batch, num_steps):
-        nets = as_clipped(nets) if clip else nets
         x = batch["x"]
         time_key, noise_key, guidance_key = jax.random.split(key, 3)
         t = uniform_times(time_key, x.shape[0])

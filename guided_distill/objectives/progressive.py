@@ -14,7 +14,6 @@ import jax.numpy as jnp
 
 from guided_distill.objectives import (
     Objective,
-    as_clipped,
     by_strength,
     conditions,
     diffuse,
@@ -37,7 +36,6 @@ def make(
     w_max: float,
     w_min_share: float = 0.0,
     w_power: float = 0.0,
-    clip: bool = False,
     stochastic: bool = False,
     null: Mapping[str, Any] | None = None,
     dropout: float = 0.0,
@@ -49,16 +47,14 @@ def make(
 
     The target is the x with which one DDIM step lands where the teacher's `factor` do, t -> ... -> s, s = t - 1/N (2/N
     if stochastic). The teacher is a Denoiser that reads cond["guidance"] (w_min = w_max: single-w; both 0: plain,
-    unguided). c becomes `null` with probability `dropout`: for a chain that is to be guided afterwards. `w_power`: the
-    loss is divided by (1 + w)^w_power (`objectives.by_strength`). `clip`: x of both clipped at every step, as samplers
-    of pixels do (`objectives.as_clipped`; False is the paper's). `image_range`: of a second strength,
-    cond["guidance_image"], where the teacher reads that, too.
+    unguided) and is not clipped. c becomes `null` with probability `dropout`: for a chain that is to be guided
+    afterwards. `w_power`: the loss is divided by (1 + w)^w_power (`objectives.by_strength`). `image_range`: of a second
+    strength, cond["guidance_image"], where the teacher reads that, too.
     """
     require_probability(dropout)
     stride = 2 if stochastic else 1
 
     def objective(key, nets, batch, num_steps):
-        nets = as_clipped(nets) if clip else nets
         x = batch["x"]
         index_key, noise_key, guidance_key = jax.random.split(key, 3)
         index = jax.random.randint(index_key, x.shape[:1], 0, num_steps) + 1
