@@ -15,11 +15,11 @@ DEFAULTS = {**fashion_mnist_teacher.DEFAULTS, **base.STAGE2}
 def get_config(arg: str = ""):
     """Fashion-MNIST's halved student."""
     config, a = base.stage_two(
-        "fashion_mnist_stage2", arg, fashion_mnist_stage1, fashion_mnist_teacher, DEFAULTS, w_share=0.2, w_power=2.0
+        "fashion_mnist_stage2", arg, fashion_mnist_stage1, fashion_mnist_teacher, DEFAULTS, w_share=0.2, w_power=1.5
     )
     config.batch_size = 64 if a.cpu else 128
-    config.num_updates, config.save_every = (700, 700) if a.cpu else (3_000, 5_000)
-    config.halving.start_steps, config.halving.last_updates_factor = (64, 1.8) if a.cpu else (256, 3.0)
+    config.num_updates, config.save_every = (850, 850) if a.cpu else (3_000, 5_000)
+    config.halving.start_steps, config.halving.last_updates_factor = (64, 1.55) if a.cpu else (256, 3.0)
     config.halving.last_from = 4
     config.optim.lr, config.optim.warmup = (5e-4, 50) if a.cpu else (1e-4, 0)
     return base.tiny(config, 4) if a.tiny else config
