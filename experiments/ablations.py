@@ -59,9 +59,9 @@ def both(name: str, question: str, changes: Changes, **more: Any) -> Variant:
     return Variant(name, question, first=changes, chain=changes, **more)
 
 
-def variants(updates: int, batch: int, predictions: bool) -> list[Variant]:
-    """All of them, for a chain of `updates` a round in batches of `batch`. `predictions`: the teacher, too, is trained,
-    and has a prediction of its own."""
+def variants(updates: int, batch: int, fresh: Changes | None) -> list[Variant]:
+    """All of them, for a chain of `updates` a round in batches of `batch`. `fresh`: the teacher's network without its
+    weights, where the teacher, too, is trained (and has a prediction of its own)."""
     weighting, w_max = "objective.weighting.name", "objective.w_max"
     one_w = {"objective.w_min": 1.0, w_max: 1.0, "objective.w_min_share": 0.0}
     found = [Variant("the method", "")]
@@ -70,10 +70,11 @@ def variants(updates: int, batch: int, predictions: bool) -> list[Variant]:
         changes = {"prediction": name}
         found.append(
             Variant(f"prediction {name}", "prediction", teacher=changes)
-            if predictions
+            if fresh
             else Variant(f"prediction {name}", "prediction", first=changes)
         )
     found += [both("single w = 1", "one network for all w", one_w, w=(1.0,))]
+    found += [Variant("student from scratch", "start", first=fresh)] if fresh else []
     power = "objective.w_power"
     found += [both(f"losses over (1 + w)^{p}", "one network for all w", {power: float(p)}) for p in (1, 2)]
     found += [
@@ -98,8 +99,8 @@ def variants(updates: int, batch: int, predictions: bool) -> list[Variant]:
 
 @dataclasses.dataclass(frozen=True)
 class Bed:
-    """A test bed: its configs with their argument, the changes that make them short, and the network of a student that
-    cannot inherit its teacher's."""
+    """A test bed: its configs with their argument, the changes that make them short, the network of a student that
+    cannot inherit its teacher's, and that of one that shall not."""
 
     teacher: ModuleType
     stage1: ModuleType
@@ -107,6 +108,7 @@ class Bed:
     argument: str
     short: Mapping[str, Changes]
     own_network: Changes | None
+    fresh: Changes | None
 
 
 class Chains:
@@ -162,7 +164,7 @@ def mixture_bed(tiny: bool) -> tuple[Bed, int, int]:
     short["stage2"] = {"num_updates": updates, "halving.last_updates_factor": 2.0, "halving.start_steps": 64}
     network = {"network": mixture2d_stage1.get_config("tiny" if tiny else "").network.to_dict()}
     network |= {"prediction": "v", "time_input": "u"}
-    bed = Bed(mixture2d_teacher, mixture2d_stage1, mixture2d_stage2, "tiny" if tiny else "", short, network)
+    bed = Bed(mixture2d_teacher, mixture2d_stage1, mixture2d_stage2, "tiny" if tiny else "", short, network, None)
     return bed, updates, 64 if tiny else 512
 
 
@@ -171,7 +173,11 @@ def digits_bed(tiny: bool) -> tuple[Bed, int, int]:
     updates = 4 if tiny else 120
     short = {} if tiny else {"teacher": {"num_updates": 1500}, "stage1": {"num_updates": 600}}
     short["stage2"] = {"num_updates": updates, "halving.last_updates_factor": 2.0, "halving.start_steps": 64}
-    bed = Bed(digits_teacher, digits_stage1, digits_stage2, "tiny" if tiny else "", short, None)
+    argument = "tiny" if tiny else ""
+    teacher, inherited = digits_teacher.get_config(argument), digits_stage1.get_config(argument).network.to_dict()
+    fresh = {"network": {**inherited, **teacher.network.to_dict()}}
+    fresh |= {key: teacher[key] for key in ("prediction", "time_input")}
+    bed = Bed(digits_teacher, digits_stage1, digits_stage2, argument, short, None, fresh)
     return bed, updates, 16 if tiny else 64
 
 
@@ -212,7 +218,7 @@ def main() -> None:
     launch.prepare_process()
     make, measure = BEDS[args.on]
     bed, updates, batch = make(args.tiny)
-    planned = variants(updates, batch, args.on == "digits")
+    planned = variants(updates, batch, bed.fresh)
     if args.only:
         for name in args.only.split(","):
             one_of("variant", name, [variant.name for variant in planned])

@@ -48,7 +48,7 @@ def part(directory: Path) -> list[str]:
     table, planned = plan(settings)
     floor = next(row for row in rows if row["method"] == FLOOR)
     asked = markdown(targets(of), ("target", "asked", "measured", "met"))
-    lines = [f"## {table.title}", "", about(directory, of, settings), "", f"On {spent(hardware)}.", ""]
+    lines = [f"## {table.title}", "", about(directory, of, settings), "", f"Trained on {spent(hardware)}.", ""]
     lines += missing(of, tables.rows(table, planned))
     lines += ["### Asked beforehand", "", TARGETS, "", asked, ""]
     lines += ["### What training costs, and when it is paid back", "", COSTS, "", costs(planned, hardware, of), ""]
@@ -66,6 +66,7 @@ def about(directory: Path, of: Rows, settings: dict) -> str:
     return ABOUT.format(
         data=" ".join(f"{k}={v}" for k, v in manifest["data"].items()),
         commits=", ".join(sorted({str(row.get("commit"))[:12] for row in of.all})),
+        devices="; ".join(sorted({row["device"] for row in of.all if "device" in row})),
         steps=of.teacher_steps,
         reference=settings["num_reference"] or "all",
         half=settings["num"] // 2,
@@ -226,7 +227,8 @@ ABOUT = """Data: {data}. {num} samples a row, all from the same noise (seed {see
 FID; with so few samples the Fréchet distance is mostly bias, and the kernel distance, which has none, comes first. "to
 teacher" is the distance to the teacher's samples of {steps} steps from other noise: halves of {half}, crosswise, so
 that the teacher's own row is the floor. `paired distance` is to the teacher's sample from the same noise. `class
-variance` is relative to the data's. Commit {commits}. Times are as they came, on a machine with other work to do."""
+variance` is relative to the data's. Commit {commits}; rows made on {devices}. Times are as they came, on a machine with
+other work to do."""
 
 CHOICE = """For the small budget: U-Nets of these channels and multipliers, one residual block a level, each trained
 for as many updates as two idle cores make in 4.5 minutes; {num} samples of 32 x 2 evaluations against {reference} test

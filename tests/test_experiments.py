@@ -85,7 +85,8 @@ def test_ablations_train_what_is_missing(tmp_path, monkeypatch, capsys):
 def test_all_ablations_run_on_both_beds(bed, tmp_path, monkeypatch):
     run(ablations, monkeypatch, f"--on={bed}", f"--workdir={tmp_path}", "--tiny", "--seeds=0")
     rows = json.loads((tmp_path / "results.json").read_text())
-    assert {row["method"] for row in rows} == {v.name for v in ablations.variants(10, 64, bed == "digits")}
+    made, *about = ablations.BEDS[bed][0](True)
+    assert {row["method"] for row in rows} == {v.name for v in ablations.variants(*about, made.fresh)}
     of = lambda name: {(row["steps"], row["guidance"]) for row in rows if row["method"] == name}  # noqa: E731
     assert of("the method") == of("quartering") == {(n, w) for n in (1, 4, 16) for w in (0, 1, 4)}
     assert of("single w = 1") == {(1, 1), (4, 1), (16, 1)} and of("w up to 2") == {
