@@ -159,13 +159,14 @@ def progressive(
     w_max: float,
     w_min_share: float = 0.0,
     w_power: float = 0.0,
+    last_share: float = 0.0,
     stochastic: bool = False,
 ) -> ConfigDict:
     """Stage two: the objective, its rounds, and the anneal of each (PD: linear to 0)."""
     matching(config, w_min, w_max, w_min_share, w_power)
     del config.objective.grid
     config.objective.name, config.objective.stochastic = "progressive", stochastic
-    config.objective.dropout = 0.0
+    config.objective.dropout, config.objective.last_share = 0.0, last_share
     config.optim.decay = "linear"
     config.halving = ConfigDict({"start_steps": 64, "end_steps": 1, "factor": 2, "last_updates_factor": 1.0})
     del config.sampling.sampler
@@ -176,7 +177,8 @@ def progressive(
 def encoding(config: ConfigDict) -> ConfigDict:
     """Encoder distillation, at w = 0, from a config of stage two."""
     config.objective.name = "encoding"
-    del config.objective.stochastic, config.objective.dropout, config.objective.w_power
+    for key in ("stochastic", "dropout", "w_power", "last_share"):
+        del config.objective[key]
     config.objective.w_min = config.objective.w_max = config.objective.w_min_share = 0.0
     config.objective.weighting.max_logsnr = (
         20.0  # Its first step starts there, at t = 0: a lower cap would switch it off.
@@ -205,16 +207,17 @@ def stage_two(
     defaults: dict,
     w_share: float = 0.0,
     w_power: float = 0.0,
+    last_share: float = 0.0,
 ):
     """(config, parsed arguments) of the halved student of the stage one config `first`, or with the argument unguided
-    of the teacher's."""
+    of the teacher's. `w_share`: of the draws that are at w = 0; `last_share`: of those that are at the last step."""
     a = parse(arg, **defaults)
     exclusive(arg, "w", "unguided", "encoding")
     exclusive(arg, "stochastic", "encoding")
     above = teacher_module if a.unguided else first
     config = student(name, spell(defaults, vars(a)), name_of(above), spell(above.DEFAULTS, vars(a)))
     w_range = (0.0, 0.0) if a.unguided else (a.w, a.w) if a.w >= 0 else (0.0, 4.0, w_share, w_power)
-    progressive(config, *w_range, stochastic=a.stochastic)
+    progressive(config, *w_range, last_share=last_share, stochastic=a.stochastic)
     if a.encoding:
         encoding(config)
     return config, a

@@ -3,6 +3,8 @@
     python main.py --config=configs/fashion_mnist_stage2.py         (about 0.07 A100 hours, estimated)
     python main.py --config=configs/fashion_mnist_stage2.py:cpu     (2 CPU cores, 21 minutes)
 
+Half of the draws are at the last step of the student, where its errors are seen.
+
 Arguments: tiny, cpu (16 x 16, from 64 steps), w=1 (from the single-w student), stochastic, unguided (plain progressive
 distillation of the teacher), encoding (towards noise, w = 0).
 """
@@ -15,7 +17,14 @@ DEFAULTS = {**fashion_mnist_teacher.DEFAULTS, **base.STAGE2}
 def get_config(arg: str = ""):
     """Fashion-MNIST's halved student."""
     config, a = base.stage_two(
-        "fashion_mnist_stage2", arg, fashion_mnist_stage1, fashion_mnist_teacher, DEFAULTS, w_share=0.2, w_power=1.5
+        "fashion_mnist_stage2",
+        arg,
+        fashion_mnist_stage1,
+        fashion_mnist_teacher,
+        DEFAULTS,
+        w_share=0.2,
+        w_power=1.5,
+        last_share=0.5,
     )
     config.batch_size = 64 if a.cpu else 128
     config.num_updates, config.save_every = (850, 850) if a.cpu else (3_000, 5_000)

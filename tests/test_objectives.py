@@ -70,6 +70,23 @@ def test_all_strengths_can_count_alike(ring, teacher, power):
         assert plain.mean() > 1e-3
 
 
+@pytest.mark.parametrize("stochastic", [False, True])
+def test_a_share_of_the_draws_is_at_the_last_step(teacher, stochastic):
+    """Of the rest, as many at each step; and the same examples otherwise."""
+    drawn = {}
+    for share in (0.0, 0.5, 1.0):
+        student = Recorder(teacher)
+        objective = progressive.make(SCHEDULE, WEIGHT, 0.0, 4.0, stochastic=stochastic, last_share=share)
+        assert np.isfinite(run(objective, student, teacher, 8)).all()
+        drawn[share] = np.round(np.asarray(SCHEDULE.inverse(student.logsnr)) * 8).astype(int)
+    assert set(drawn[1.0]) == {1} and set(drawn[0.5]) == set(range(1, 9))
+    kept = drawn[0.5] != 1
+    np.testing.assert_array_equal(drawn[0.5][kept], drawn[0.0][kept])
+    assert np.mean(drawn[0.5] == 1) == pytest.approx(0.5 + 0.5 / 8, abs=0.06)
+    with pytest.raises(ValueError, match="last_share 1.5 is no probability"):
+        progressive.make(SCHEDULE, WEIGHT, 0.0, 4.0, last_share=1.5)
+
+
 def test_single_w_and_share_at_the_lower_end():
     assert set(np.asarray(draw_guidance(KEY, 64, 1.0, 1.0, 0.0))) == {1.0}
     w = np.asarray(draw_guidance(KEY, 20_000, 0.5, 4.0, 0.2))

@@ -35,10 +35,10 @@ def conditions(batch: Mapping[str, Array]) -> dict[str, Array]:
     return {name: value for name, value in batch.items() if name != "x"}
 
 
-def require_probability(dropout: float) -> None:
+def require_probability(name: str, value: float) -> None:
     """Raises `ValueError` for what is no probability."""
-    if not 0 <= dropout <= 1:
-        raise ValueError(f"dropout {dropout} is no probability")
+    if not 0 <= value <= 1:
+        raise ValueError(f"{name} {value} is no probability")
 
 
 def dropped(

@@ -16,7 +16,7 @@ def make(schedule: Schedule, weighting: Weighting, null: Mapping, dropout: float
     """E over x, c, t ~ U[0, 1] of weight(logsnr) ||x(z_t, c) - x||²; c becomes `null` ({} = unconditional) with
     probability `dropout`."""
 
-    require_probability(dropout)
+    require_probability("dropout", dropout)
 
     def objective(key, nets, batch, num_steps):
         x = batch["x"]

@@ -41,9 +41,11 @@ def make(
     dropout: float = 0.0,
     factor: int = 2,
     image_range: Sequence[float] = (),
+    last_share: float = 0.0,
 ) -> Objective:
-    """E over x, c, w, t = (i + 1)/N of weight(logsnr_t) ||x_student(z_t, w, c) - x_target||²; N = `num_steps`, i ~ U{0
-    .. N-1}.
+    """E over x, c, w, t = i/N of weight(logsnr_t) ||x_student(z_t, w, c) - x_target||²; N = `num_steps`, i ~ U{1 .. N},
+    and exactly 1 for `last_share` of the draws: that step's x is the sample, so its error is seen as it is, where the
+    steps after an earlier one wash it out.
 
     The target is the x with which one DDIM step lands where the teacher's `factor` do, t -> ... -> s, s = t - 1/N (2/N
     if stochastic). The teacher is a Denoiser that reads cond["guidance"] (w_min = w_max: single-w; both 0: plain,
@@ -51,13 +53,17 @@ def make(
     afterwards. `w_power`: the loss is divided by (1 + w)^w_power (`objectives.by_strength`). `image_range`: of a second
     strength, cond["guidance_image"], where the teacher reads that, too.
     """
-    require_probability(dropout)
+    require_probability("dropout", dropout)
+    require_probability("last_share", last_share)
     stride = 2 if stochastic else 1
 
     def objective(key, nets, batch, num_steps):
         x = batch["x"]
         index_key, noise_key, guidance_key = jax.random.split(key, 3)
         index = jax.random.randint(index_key, x.shape[:1], 0, num_steps) + 1
+        if last_share:
+            last = jax.random.bernoulli(jax.random.fold_in(key, 4), last_share, index.shape)
+            index = jnp.where(last, 1, index)
         # In parts of a step, as integers, so that t = 0 is met exactly.
         edges = [schedule_at(factor * index - stride * back, num_steps) for back in range(factor + 1)]
         t, s = edges[0], edges[-1]
