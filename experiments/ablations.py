@@ -92,6 +92,7 @@ def variants(updates: int, batch: int, fresh: Changes | None) -> list[Variant]:
         for factor in (0.25, 0.5, 2.0)
     ]
     found += [Variant(f"from {start} steps", "rounds", chain={"halving.start_steps": start}) for start in (16, 32, 256)]
+    found += [Variant("half of the draws at the last step", "rounds", chain={"objective.last_share": 0.5})]
     quarter = {"batch_size": batch // 4, "num_updates": 4 * updates}
     found += [Variant("a quarter of the batch and 4 x updates", "rounds", chain=quarter)]
     return found
