@@ -253,10 +253,10 @@ CLOSING = {
 
 It agrees that one network for all w stands in for the guided teacher at half its evaluations, that students of 16 and 8
 steps are about as good as the teacher's 256 evaluations and those of 4 nearly so, and that at equal evaluations nothing
-that a user would take instead comes near where steps are few or w is large. (At w = 0 and 0.3, DPM-Solver++ of 16 steps, 32
-evaluations, is nearer to the data than teacher and students, though not to the teacher's sample.) In the paper students
-of 4 steps are as good as the teacher; here that holds within what was asked for. With 2 steps and 1 the kernel distance
-rises, most at w = 0 and 1.
+that a user would take instead comes near where steps are few or w is large. (At w = 0 and 0.3, DPM-Solver++ of 16
+steps, 32 evaluations, is nearer to the data than teacher and students, though not to the teacher's sample.) In the
+paper students of 4 steps are as good as the teacher; here that holds within what was asked for. With 2 steps and 1 the
+kernel distance rises, most at w = 0 and 1.
 
 The settings are not all the paper's: losses are divided by a power of 1 + w, and half of stage two's draws are at the
 last step. Before, the 4-step student had 0.0170 at w = 1, and at w = 4 the Fréchet distance of 8 steps to the teacher
