@@ -1,7 +1,7 @@
 """What the method rests on: one part at a time changed or taken away, on the oracle and on digits.
 
     python -m experiments.ablations --on=mixture2d --workdir=DIR [--seeds=0,1,2] [--only=NAME,...] [--tiny]
-    python -m experiments.ablations --on=digits --workdir=DIR
+    python -m experiments.ablations --on=digits --workdir=DIR [--rows=docs/results/ablations_digits.json]
 
 Each row is a variant's student at 1, 4 or 16 steps. On `mixture2d` it has the mean `distance` to the end of the exact
 guided flow from the same noise, over 2,048 samples; on digits the Fréchet distance to the data on raw pixels and the
@@ -215,6 +215,7 @@ def main() -> None:
     parser.add_argument("--on", choices=BEDS, required=True, help="the test bed")
     parser.add_argument("--seeds", default="0,1,2", help="of training and of the noise (default 0,1,2)")
     parser.add_argument("--only", help="names of variants, comma-separated (default: all)")
+    parser.add_argument("--rows", type=Path, help="published rows to go on from")
     args = parser.parse_args()
     launch.prepare_process()
     make, measure = BEDS[args.on]
@@ -224,7 +225,7 @@ def main() -> None:
         for name in args.only.split(","):
             one_of("variant", name, [variant.name for variant in planned])
         planned = [variant for variant in planned if variant.name in args.only.split(",")]
-    results, oracles = Results(args.workdir, on=args.on, tiny=args.tiny), {}
+    results, oracles = Results(args.workdir, args.rows, on=args.on, tiny=args.tiny), {}
     for seed in numbers(args.seeds, int):
         for variant in planned:
             keys = [row_key(variant.name, "ddim", n, w, seed) for n in variant.steps for w in variant.w]

@@ -1,9 +1,10 @@
-"""docs/results/ablations.md: means over seeds of every variant, from the directories of `experiments.ablations`."""
+"""docs/results/ablations.md: means over seeds of every variant, from the directories of `experiments.ablations`, and
+their rows as ablations_<bed>.json, from which others can go on."""
 
 from pathlib import Path
 from statistics import fmean, stdev
 
-from experiments.results import DOCS, markdown, read, spent
+from experiments.results import DOCS, devices, markdown, read, write_rows
 
 METHOD = "the method"
 METRICS = {"mixture2d": ("distance",), "digits": ("paired_distance", "frechet_distance")}
@@ -15,9 +16,10 @@ def write(directories: list[Path]) -> None:
     for directory in directories:
         rows, hardware = read(directory)
         bed = hardware["settings"]["on"]
+        write_rows(directory, DOCS / f"ablations_{bed}.json")
         seeds = ", ".join(map(str, sorted({row["seed"] for row in rows})))
         commits = ", ".join(sorted({str(row.get("commit"))[:12] for row in rows}))
-        lines += [f"## On {bed}", "", f"{ABOUT[bed]} Seeds {seeds}; commit {commits}. On {total(hardware)}.", ""]
+        lines += [f"## On {bed}", "", f"{ABOUT[bed]} Seeds {seeds}; commit {commits}. On {total(rows, hardware)}.", ""]
         for metric in METRICS[bed]:
             lines += [f"### {metric.replace('_', ' ')}", ""]
             for steps in sorted({row["steps"] for row in rows}):
@@ -26,10 +28,11 @@ def write(directories: list[Path]) -> None:
     (DOCS / "ablations.md").write_text("\n".join(lines).rstrip() + "\n")
 
 
-def total(hardware: dict) -> str:
-    """Where, and hours of training altogether."""
-    hours = sum(hardware["seconds"].values()) / 3600
-    return spent({**hardware, "seconds": {}}).partition("; minutes")[0] + f"; {hours:.1f} hours of training"
+def total(rows: list[dict], hardware: dict) -> str:
+    """Where, and hours of training altogether, if all of it was here."""
+    if any(row.get("taken") for row in rows):
+        return devices(rows)
+    return f"{devices(rows)}; {sum(hardware['seconds'].values()) / 3600:.1f} hours of training"
 
 
 def table(rows: list[dict], metric: str) -> str:
@@ -58,7 +61,8 @@ def table(rows: list[dict], metric: str) -> str:
 HEADER = """# What the method rests on
 
 Made by `python -m experiments.publish ablations` from the `results.json` of `python -m experiments.ablations`; no
-number is typed by hand. One part at a time is changed or taken away; all the rest is as in "the method". Means over
+number is typed by hand; the rows are also in `ablations_<bed>.json`, from which another machine can go on (`--rows`).
+One part at a time is changed or taken away; all the rest is as in "the method". Means over
 seeds ± their standard deviation, and in brackets how many times the method's own mean. What follows from it for a data
 set of your own is in [your data](../your-data.md).
 """

@@ -8,9 +8,8 @@ import shutil
 from pathlib import Path
 
 from experiments import tables
-from experiments.results import DOCS, markdown, read, readme, spent
+from experiments.results import DOCS, devices, markdown, read, readme, spent, write_rows
 from experiments.table_plots import PAIRED, QUALITY, Rows, front, paired, quality
-from guided_distill.files import write_json
 
 FLOOR = "half of the data"
 COLUMNS = (
@@ -43,8 +42,7 @@ def part(directory: Path) -> list[str]:
     """One budget."""
     rows, hardware = read(directory)
     of, stem, settings = Rows(rows), directory.name, hardware["settings"]
-    kept = [{key: value for key, value in row.items() if key != "taken"} for row in rows]
-    write_json(DOCS / f"{stem}.json", {"settings": settings, "hardware": hardware, "rows": kept})
+    write_rows(directory, DOCS / f"{stem}.json")
     table, planned = plan(settings)
     floor = next(row for row in rows if row["method"] == FLOOR)
     asked = markdown(targets(of), ("target", "asked", "measured", "met"))
@@ -66,7 +64,7 @@ def about(directory: Path, of: Rows, settings: dict) -> str:
     return ABOUT.format(
         data=" ".join(f"{k}={v}" for k, v in manifest["data"].items()),
         commits=", ".join(sorted({str(row.get("commit"))[:12] for row in of.all})),
-        devices="; ".join(sorted({row["device"] for row in of.all if "device" in row})),
+        devices=devices(of.all),
         steps=of.teacher_steps,
         reference=settings["num_reference"] or "all",
         half=settings["num"] // 2,

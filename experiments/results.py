@@ -152,6 +152,18 @@ def read(directory: Path) -> tuple[list[dict], dict]:
     return tuple(json.loads((directory / name).read_text()) for name in ("results.json", "hardware.json"))
 
 
+def write_rows(directory: Path, path: Path) -> None:
+    """Writes an experiment's rows to a file from which others can go on (`--rows`)."""
+    rows, hardware = read(directory)
+    kept = [{key: value for key, value in row.items() if key != "taken"} for row in rows]
+    write_json(path, {"settings": hardware["settings"], "hardware": hardware, "rows": kept})
+
+
+def devices(rows: list[dict[str, Any]]) -> str:
+    """Where rows were made, for people."""
+    return "; ".join(sorted({row["device"] for row in rows if "device" in row}))
+
+
 def spent(hardware: dict) -> str:
     """Where and how long, for people."""
     parts = ", ".join(f"{name} {seconds / 60:.1f}" for name, seconds in hardware["seconds"].items() if seconds >= 1)

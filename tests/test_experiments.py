@@ -19,6 +19,7 @@ from experiments import (
     publish_emoji,
     results,
 )
+from experiments.results import Results
 from guided_distill.errors import UserError
 
 
@@ -95,7 +96,7 @@ def test_all_ablations_run_on_both_beds(bed, tmp_path, monkeypatch):
 
 
 def test_ablations_are_made_a_page(tmp_path, monkeypatch):
-    key = {"sampler": "ddim", "steps": 4, "evaluations": 4, "guidance": 1.0, "commit": "c0ffee"}
+    key = {"sampler": "ddim", "steps": 4, "evaluations": 4, "guidance": 1.0, "commit": "c0ffee", "device": "a machine"}
     values = {"the method": (0.1, 0.3), "quartering": (0.3, 0.5)}
     rows = [
         {**key, "method": name, "question": "rounds" if name == "quartering" else "", "seed": seed, "distance": value}
@@ -109,7 +110,9 @@ def test_ablations_are_made_a_page(tmp_path, monkeypatch):
     run(publish, monkeypatch, "ablations", tmp_path)
     page = (tmp_path / "ablations.md").read_text()
     assert "|  | the method | 0.2 ± 0.14 |" in page and "| rounds | quartering | 0.4 ± 0.14 (2 x) |" in page
-    assert "Seeds 0, 1; commit c0ffee. On a machine, jax 0; 1.5 hours" in page
+    assert "Seeds 0, 1; commit c0ffee. On a machine; 1.5 hours" in page
+    elsewhere = Results(tmp_path / "elsewhere", tmp_path / "ablations_mixture2d.json", on="mixture2d")
+    assert len(elsewhere.standing(rows[0])) == 1
 
 
 @pytest.mark.long
