@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, Float, Key
 from guided_distill.errors import one_of
 from guided_distill.prediction import Cond, Denoiser, Prediction, coefficients, expand
 
-NOISY = ("stochastic", "ancestral")  # They add noise of their own: the same start has no same sample.
+NOISY = ("stochastic", "ancestral", "consistency")  # They add noise of their own: the same start has no same sample.
 
 
 class Step(NamedTuple):
@@ -125,6 +125,13 @@ def _stochastic(carry, keys, denoise, z, cond, logsnrs):
     return carry, forward(keys, recombine(denoise(z, now, cond), after), after, following)
 
 
+def _consistency(carry, keys, denoise, z, cond, logsnrs):
+    # Multistep consistency sampling (Song et al. 2023, algorithm 1), as of LCM: to x, and back up with new noise.
+    now, following, _ = logsnrs
+    clean = jnp.full_like(following, jnp.inf)
+    return carry, forward(keys, denoise(z, now, cond).x, clean, following)
+
+
 def _heun(carry, keys, denoise, z, cond, logsnrs):
     # Heun's rule (Karras et al. 2022, algorithm 1) on dz/dphi = v, phi = arctan(sigma / alpha), in which DDIM is the
     # exponential Euler step: average x and eps over both ends. Where the step ends in clean data there is no second
@@ -185,5 +192,6 @@ def masked(step: Step, known: Float[Array, "b *s"], mask: Bool[Array, "b *s"], r
 ddim = Step(_no_past, _ddim)
 ancestral = Step(_no_past, _ancestral(0.3))
 stochastic = Step(_no_past, _stochastic)
+consistency = Step(_no_past, _consistency)
 heun = Step(_no_past, _heun)
 dpmpp_2m = Step(lambda z: (jnp.zeros_like(z), jnp.zeros(z.shape[:1], z.dtype)), _dpmpp_2m)

@@ -226,7 +226,9 @@ def test_what_differs_from_their_sampling_is_told(tmp_path, captioned):
     assert len(notes) == 1 and "PNDMScheduler steps with timestep_spacing='leading', set_alpha_to_one=False" in notes[0]
     trailing = SCHEDULER | {"_class_name": "DDIMScheduler", **scheduler.OURS}
     assert scheduler.described(trailing, "it").notes == []
-    assert "draws new noise" in scheduler.described(trailing | {"_class_name": "LCMScheduler"}, "it").notes[0]
+    assert "draws new noise" in scheduler.described(trailing | {"_class_name": "TCDScheduler"}, "it").notes[0]
+    lcm = scheduler.described(trailing | {"_class_name": "LCMScheduler", "original_inference_steps": 40}, "it")
+    assert lcm.sampler == "consistency" and "takes its times from a list of 40" in lcm.notes[0]
     spaced = scheduler.described(trailing | {"use_karras_sigmas": True, "thresholding": True}, "it").notes
     assert len(spaced) == 2 and "use_karras_sigmas" in spaced[0] and "latents are not clipped" in spaced[1]
 
@@ -589,6 +591,23 @@ def test_w_needs_its_range(tmp_path):
         and run.manifest["objective"] == "matching"
     )
     assert run.manifest["recommended"]["guidance"] == 2.0
+
+
+def test_a_consistency_model_comes_in_with_its_sampler_and_goes_out_with_it(tmp_path):
+    folder = write_classes(tmp_path / "pipeline", embed_guidance=True, guidance_dim=8)
+    path = folder / "scheduler" / scheduler.FILE
+    write_json(path, json.loads(path.read_text()) | {"_class_name": "LCMScheduler"})
+    import_pipeline(folder, tmp_path / "run", w_range=(2.0, 14.0))
+    run = guided_distill.load(tmp_path / "run")
+    assert run.manifest["sampler"] == "consistency" and run.manifest["recommended"]["steps"] == 4
+    once, again, other = (run.sample(2, seed=seed) for seed in (1, 1, 2))
+    np.testing.assert_array_equal(once, again)
+    assert np.abs(once - run.sample(2, seed=1, sampler="ddim")).max() > 1e-3 < np.abs(once - other).max()
+    export_pipeline(run, tmp_path / "out")
+    assert json.loads((tmp_path / "out" / "scheduler" / scheduler.FILE).read_text())["_class_name"] == "LCMScheduler"
+    assert "LCM: to x, and back up" in (tmp_path / "out" / "README.md").read_text()
+    import_pipeline(tmp_path / "out", tmp_path / "second")
+    assert guided_distill.load(tmp_path / "second").manifest["sampler"] == "consistency"
 
 
 @pytest.mark.parametrize("fields", [{"in_channels": 5, "out_channels": 4}, {"out_channels": 8}])

@@ -45,10 +45,14 @@ def theirs(stepper, num_steps, z):
 
 def ours(name, schedule, meant, num_steps, z):
     """Where our sampler ends."""
-    make = getattr(prediction, f"from_{meant}")
-    denoise = lambda z, logsnr, cond: make(z @ MATRIX, z, logsnr)  # noqa: E731
     grid = schedules.grid(schedule, num_steps)
-    return np.asarray(samplers.sample(jax.random.key(0), denoise, samplers.get(name), jnp.asarray(z), {}, grid))
+    return np.asarray(samplers.sample(jax.random.key(0), linear(meant), samplers.get(name), jnp.asarray(z), {}, grid))
+
+
+def linear(meant):
+    """The linear network, as a denoiser."""
+    make = getattr(prediction, f"from_{meant}")
+    return lambda z, logsnr, cond: make(z @ MATRIX, z, logsnr)
 
 
 def close(found, expected, tolerance=1e-5):
@@ -88,12 +92,27 @@ def test_dpm_solver_ends_where_its_does(meant, num_steps, z):
     close(ours("dpmpp_2m", tables.KINDS["ldm"], meant, num_steps, z), theirs(stepper, num_steps, z))
 
 
-def test_one_step_of_lcm_is_our_x(z):
-    """c_skip is 2.5e-9 at t = 999. With more steps it draws new noise from x itself, which is none of our samplers."""
-    stepper = opened("LCMScheduler", tables.KINDS["stable-diffusion"], "eps", original_inference_steps=50)
-    expected = theirs(stepper, 1, z)
-    assert stepper.timesteps.tolist() == [999]
-    close(ours("ddim", tables.KINDS["stable-diffusion"], "eps", 1, z), expected)
+@pytest.mark.parametrize(("times", "meant"), [([999], "eps"), ([999, 499], "v"), ([999, 759, 499, 259], "eps")])
+def test_lcm_ends_where_its_does(times, meant, z, monkeypatch):
+    """At its times, from a list of 50, and with our noise; its c_skip is 3.7e-8 and less there."""
+    schedule, key = tables.KINDS["stable-diffusion"], jax.random.key(0)
+    stepper = opened("LCMScheduler", schedule, meant, original_inference_steps=50)
+    expected = lcm(stepper, len(times), z, key, monkeypatch)
+    assert stepper.timesteps.tolist() == times
+    levels = jnp.append(schedule((jnp.asarray(times) + 1) / schedule.num_timesteps), jnp.inf)
+    close(samplers.sample(key, linear(meant), samplers.consistency, jnp.asarray(z), {}, levels), expected)
+
+
+def lcm(stepper, num_steps, z, key, monkeypatch):
+    """Where its LCMScheduler ends, if the noise that it draws is that of our sampler with `key`."""
+    import torch
+    from diffusers.schedulers import scheduling_lcm
+
+    keys = jax.random.split(key, len(z))
+    of_step = lambda k: samplers.per_example_noise(jax.vmap(jax.random.fold_in, (0, None))(keys, k), jnp.asarray(z))  # noqa: E731
+    drawn = (torch.tensor(np.asarray(of_step(k))) for k in range(num_steps))
+    monkeypatch.setattr(scheduling_lcm, "randn_tensor", lambda *args, **options: next(drawn))
+    return theirs(stepper, num_steps, z)
 
 
 @pytest.mark.parametrize("kind", ["PNDMScheduler", "EulerDiscreteScheduler", "UniPCMultistepScheduler", "LCMScheduler"])

@@ -78,7 +78,7 @@ def test_encode_then_decode_returns(oracle):
     np.testing.assert_allclose(down, x, atol=1e-2)
 
 
-@pytest.mark.parametrize("name", ["stochastic", "ancestral"])
+@pytest.mark.parametrize("name", ["stochastic", "ancestral", "consistency"])
 def test_stochastic_steps_preserve_marginals_of_a_point_mass(name):
     """With x-hat = x a step maps q(z_t | x) to q(z_s | x), in mean and variance."""
     x = jnp.broadcast_to(jnp.array([0.7, -0.4]), (200_000, 2))
@@ -88,7 +88,7 @@ def test_stochastic_steps_preserve_marginals_of_a_point_mass(name):
     (alpha, sigma), (alpha_s, sigma_s) = (schedules.alpha_sigma(v[0]) for v in levels[:2])
     z = alpha * x + sigma * noise(x.shape[0])
     keys = jax.random.split(jax.random.key(2), x.shape[0])
-    step = samplers.get(name) if name == "stochastic" else samplers.Step(samplers.ddim.init, samplers._ancestral(0.0))
+    step = samplers.Step(samplers.ddim.init, samplers._ancestral(0.0)) if name == "ancestral" else samplers.get(name)
     _, z_s = step.update((), keys, point_mass, z, {}, levels)
     np.testing.assert_allclose(jnp.mean(z_s, 0), alpha_s * x[0], atol=6e-3)
     np.testing.assert_allclose(jnp.var(z_s, 0), sigma_s**2, rtol=1.5e-2)
@@ -109,6 +109,23 @@ def test_ancestral_variance_lies_between_posterior_and_forward():
     sigma = [1 / (1 + np.exp(v)) for v in (-1.0, 0.5)]
     np.testing.assert_allclose(np.square(deviations)[[0, 2]], [share * sigma[1], share * sigma[0]], rtol=2e-2)
     assert np.log(deviations[1]) == pytest.approx(0.7 * np.log(deviations[0]) + 0.3 * np.log(deviations[2]), abs=1e-2)
+
+
+def test_consistency_steps_of_the_flows_end_reach_the_data_distribution():
+    """Algorithm 1 with the exact consistency function, which returns where the flow ends: any number of steps will do,
+    as every x is of the data. With a denoiser, which returns a mean, a few steps are too narrow."""
+    z, cond = noise(4096), {"label": jnp.zeros(4096, jnp.int32)}
+
+    def ends(z, logsnr, cond):
+        alpha, sigma = (value[:, None] for value in schedules.alpha_sigma(logsnr))
+        standard = (z - alpha * MEAN[None]) / jnp.sqrt((alpha * SIGMA) ** 2 + sigma**2)
+        return from_x(MEAN[None] + SIGMA * standard, z, logsnr)
+
+    for steps in (1, 2, 5):
+        levels = schedules.grid(SCHEDULE, steps)
+        end = samplers.sample(jax.random.key(5), ends, samplers.consistency, z, cond, levels)
+        np.testing.assert_allclose(end.mean(0), MEAN, atol=2e-2)
+        np.testing.assert_allclose(end.std(0), SIGMA, rtol=6e-2)
 
 
 @pytest.mark.parametrize("name", ["stochastic", "ancestral"])

@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--prompt", action="append", help="a caption; give several for several, in turn")
     parser.add_argument("--negative", help="a caption to lead away from (teachers only)")
     parser.add_argument("--labels", help="one class or several, in turn: 3 or 3,8 (default: all in turn)")
-    parser.add_argument("--sampler", help="ddim, ancestral, stochastic, heun or dpmpp_2m")
+    parser.add_argument("--sampler", help="ddim, ancestral, stochastic, consistency, heun or dpmpp_2m")
     parser.add_argument("--seed", type=int, default=0, help="sample k depends on it and k alone (default 0)")
     parser.add_argument("--step", type=int, help="of the checkpoint (default: the newest)")
     parser.add_argument("--columns", type=int, help="of the grid")

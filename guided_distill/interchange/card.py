@@ -46,6 +46,10 @@ for t in scheduler.timesteps:
 images = vae.decode(z / vae.config.scaling_factor).sample  # in [-1, 1]
 ```
 """
+SAMPLER = {
+    "ddim": "DDIM, eta 0, trailing spacing; the last step returns x",
+    "consistency": "LCM: to x, and back up with new noise; the last step returns x",
+}
 TABLE = 'states = load_file("{folder}/class_tokens.safetensors")["weight"][labels][:, None]'
 FEATURES = "embed = LatentConsistencyModelPipeline.get_guidance_scale_embedding\nfeatures = embed(None, w, {size})"
 
@@ -60,7 +64,7 @@ def text(manifest: Mapping[str, Any], facts: Mapping[str, Any], pipeline: bool, 
         "predicts": manifest["prediction"],
         "steps": f"{steps}, and no others" if steps else "any",
         "w": told(manifest["guidance"]),
-        "sampler": "DDIM, eta 0, trailing spacing; the last step returns x",
+        "sampler": SAMPLER.get(manifest["sampler"], SAMPLER["ddim"]),
         "teacher": teachers,
         "this checkpoint": f"hash {facts['hash']}",
         "licence of the weights it comes from": licence,

@@ -14,7 +14,8 @@ from guided_distill.interchange import scheduler as schedulers
 from guided_distill.models import latent_unet
 from guided_distill.plugins import resolve
 
-USUAL_TEXT, USUAL_CLASS, USUAL_IMAGE, USUAL_STEPS = 6.5, 0.5, 0.5, 50
+USUAL_TEXT, USUAL_CLASS, USUAL_IMAGE = 6.5, 0.5, 0.5
+USUAL_STEPS = {"ddim": 50, "consistency": 4}
 """w and steps that are recommended where nobody says: guidance scales of 7.5 (Stable Diffusion), 1.5 (LDM), and by the
 image 1.5 (InstructPix2Pix)."""
 PIPELINES = {INPAINTING: "StableDiffusionInpaintPipeline", EDITING: "StableDiffusionInstructPix2PixPipeline"}
@@ -104,11 +105,15 @@ def describe_text(network: latent_unet.Network, reads: Mapping[str, Any] | None)
 
 
 def describe_guidance(
-    network: latent_unet.Network, said: Mapping[str, Any], w_range: tuple[float, float] | None, edits: bool = False
+    network: latent_unet.Network,
+    sampler: str,
+    said: Mapping[str, Any],
+    w_range: tuple[float, float] | None,
+    edits: bool = False,
 ) -> dict[str, Any]:
-    """Guidance, and what there is of steps: a student of N steps knows no others. `said`: by an exported folder;
-    `edits`: the network is shown an image, and is guided by that, too. Raises `UserError` for a network with an input
-    for w of which nobody says what it was trained for."""
+    """Guidance, and what there is of steps: a student of N steps knows no others. `sampler`: by its scheduler; `said`:
+    by an exported folder; `edits`: the network is shown an image, and is guided by that, too. Raises `UserError` for a
+    network with an input for w of which nobody says what it was trained for."""
     if w_range is not None and not (network.embed_guidance and 0 <= w_range[0] <= w_range[1]):
         raise UserError(
             f"w_range={tuple(w_range)}: expected 0 <= low <= high, for a U-Net with an input for w (time_cond_proj_dim)"
@@ -125,14 +130,14 @@ def describe_guidance(
     objective = {"embedded": "matching"}.get(guidance["kind"], "denoising")
     low, high = guidance.get("range", (0.0, 0.0 if guidance["kind"] == "none" else np.inf))
     usual = USUAL_TEXT if not network.num_classes else USUAL_CLASS
-    recommended = {"steps": steps or USUAL_STEPS, "guidance": float(min(max(usual, low), high))}
+    recommended = {"steps": steps or USUAL_STEPS[sampler], "guidance": float(min(max(usual, low), high))}
     recommended |= {"guidance_image": USUAL_IMAGE} if guidance.get("image") else {}
     return {
         "objective": "progressive" if steps else objective,
         "guidance": guidance,
         "rounds": [[steps, 0]] if steps else None,
         "factor": 2 if steps else None,
-        "sampler": said.get("sampler", "ddim"),
+        "sampler": said.get("sampler", sampler),
         "recommended": recommended | said.get("recommended", {}),
         "taught_by": said.get("teacher", []),
     }

@@ -36,7 +36,7 @@ def export_pipeline(run: Run, folder: str | Path, steps: int | None = None) -> l
         raise UserError(f"{folder} is not empty; name a new folder")
     require_words(run.manifest)
     steps, checkpoint = chosen(run, steps)
-    config = schedulers.config_of(run.schedule, run.manifest["prediction"])
+    config = schedulers.config_of(run.schedule, run.manifest["prediction"], run.manifest["sampler"])
     part = folder.with_name(folder.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
     try:

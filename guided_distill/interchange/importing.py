@@ -85,7 +85,7 @@ def import_pipeline(
             "codec": codec,
             **shapes,
             **describing.describe_text(network.network, reads),
-            **describing.describe_guidance(network.network, sidecar(source), w_range, edits),
+            **describing.describe_guidance(network.network, told.sampler, sidecar(source), w_range, edits),
             "imported": {"source": source.name, "unet": network.sha256, "licence": card.licence_in(source)},
         }
         write(run_dir, manifest, network)

@@ -30,7 +30,8 @@ KNOWN = (
     "UniPCMultistepScheduler",
 )
 """Classes whose networks are told the index of a discrete schedule. Flow matching and EDM are others."""
-NOISY = ("LCMScheduler", "TCDScheduler")
+SAMPLERS = {"LCMScheduler": "consistency"}
+"""Classes whose networks are not for DDIM, and our sampler for them."""
 PREDICTIONS = {"epsilon": "eps", "v_prediction": "v", "sample": "x"}
 OURS = {"timestep_spacing": "trailing", "steps_offset": 1, "set_alpha_to_one": True, "clip_sample": False}
 """How a DDIMScheduler has to step so that it does what `samplers.ddim` does: its last step returns x. Trailing steps
@@ -38,11 +39,12 @@ have no offset, but pipelines warn of one that is not 1."""
 
 
 class Told(NamedTuple):
-    """Arguments of a `schedules.Discrete`; what the network predicts, None where nothing is said of it; and where their
-    sampling differs from ours."""
+    """Arguments of a `schedules.Discrete`; what the network predicts, None where nothing is said of it; our sampler for
+    it; and where their sampling differs from ours."""
 
     schedule: dict[str, Any]
     prediction: str | None
+    sampler: str
     notes: list[str]
 
 
@@ -68,33 +70,42 @@ def described(config: Mapping[str, Any], what: str) -> Told:
     prediction = config.get("prediction_type")
     if prediction is not None:
         one_of(f"prediction_type in {what}:", prediction, PREDICTIONS)
-    return Told(schedule, PREDICTIONS.get(prediction), _differences(config, kind))
+    return Told(schedule, PREDICTIONS.get(prediction), SAMPLERS.get(kind, "ddim"), _differences(config, kind))
 
 
 def _differences(config: Mapping[str, Any], kind: str) -> list[str]:
+    if kind == "LCMScheduler":
+        steps = config.get("original_inference_steps", 50)
+        out = [f"its {kind} takes its times from a list of {steps}; here they are equal in t, and go back up alike"]
+        return out + _clipping(config, kind)
     spacing, offset = config.get("timestep_spacing", "leading"), config.get("steps_offset", 0)
     theirs = {"timestep_spacing": spacing, "steps_offset": offset if spacing == "leading" else OURS["steps_offset"]}
     theirs["set_alpha_to_one"] = config.get("set_alpha_to_one", True)
     told = [f"{key}={value!r}" for key, value in theirs.items() if value != OURS[key]]
     out = [f"its {kind} steps with {', '.join(told)}; here steps are trailing, and the last returns x"] if told else []
-    out += [f"its {kind} draws new noise after every x; DDIM, here, does not"] if kind in NOISY else []
+    out += [f"its {kind} draws new noise after every x; DDIM, here, does not"] if kind == "TCDScheduler" else []
     spaced = [key for key in config if key.startswith("use_") and key.endswith("_sigmas") and config[key]]
     out += [f"its {kind} asks for {', '.join(spaced)}; here steps are equal in t"] if spaced else []
+    return out + _clipping(config, kind)
+
+
+def _clipping(config: Mapping[str, Any], kind: str) -> list[str]:
     clips = [key for key in ("clip_sample", "thresholding") if config.get(key)]
-    return out + ([f"its {kind} asks for {', '.join(clips)}; latents are not clipped here"] if clips else [])
+    return [f"its {kind} asks for {', '.join(clips)}; latents are not clipped here"] if clips else []
 
 
-def config_of(schedule: Discrete, prediction: str) -> dict[str, Any]:
-    """The scheduler_config.json of a DDIMScheduler that steps as `samplers.ddim` does. Raises `UserError` for what
-    diffusers has no word for."""
+def config_of(schedule: Discrete, prediction: str, sampler: str = "ddim") -> dict[str, Any]:
+    """The scheduler_config.json of a DDIMScheduler that steps as `samplers.ddim` does, or of the scheduler for a
+    network of another of `SAMPLERS`. Raises `UserError` for what diffusers has no word for."""
     if schedule.logsnr_max != Discrete.logsnr_max:
         raise UserError(
             f"diffusers has no word for logsnr_max {schedule.logsnr_max:g}; expected {Discrete.logsnr_max:g}"
         )
     names = {ours: theirs for theirs, ours in PREDICTIONS.items()}
     one_of("prediction that diffusers has a word for:", prediction, names)
+    classes = {ours: theirs for theirs, ours in SAMPLERS.items()}
     return {
-        "_class_name": "DDIMScheduler",
+        "_class_name": classes.get(sampler, "DDIMScheduler"),
         "num_train_timesteps": schedule.num_timesteps,
         "beta_schedule": schedule.betas,
         "beta_start": schedule.beta_start,
