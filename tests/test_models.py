@@ -2,6 +2,7 @@
 
 import functools
 import math
+import re
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +11,7 @@ import pytest
 from flax import traverse_util
 
 from guided_distill.errors import UserError
+from guided_distill.layers import blocks
 from guided_distill.layers.blocks import ResBlock, SelfAttention, downsample, num_groups, upsample
 from guided_distill.layers.embeddings import Conditioning, GuidanceEmbedding, sinusoidal
 from guided_distill.models import mlp, unet
@@ -258,6 +260,21 @@ def test_attention_is_softmax_of_scaled_products(fields, heads):
     mixed = np.einsum("bnij,bjnd->bind", weights, v).reshape(2, 12, 8)
     expected = h + (mixed @ p["out"]["kernel"] + p["out"]["bias"]).reshape(h.shape)
     np.testing.assert_allclose(quick_jit(attention.apply)(params, jnp.asarray(h)), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("scores", [1, 7 * 20, 8 * 20, 24 * 20])
+def test_attention_part_by_part_is_attention(scores, monkeypatch):
+    """Values and gradients, whatever the parts: 24 queries one by one, by 6 and 8 (7 does not divide 24), and whole."""
+    keys = jax.random.split(jax.random.key(0), 3)
+    q, k, v = (jax.random.normal(key, (2, size, 3, 8)) for key, size in zip(keys, (24, 20, 20), strict=True))
+    of = lambda attend: jax.value_and_grad(lambda *qkv: jnp.sum(attend(*qkv) ** 2), (0, 1, 2))(q, k, v)  # noqa: E731
+    expected = of(jax.nn.dot_product_attention)
+    monkeypatch.setattr(blocks, "MAX_SCORES", scores)
+    jax.tree.map(functools.partial(np.testing.assert_allclose, atol=1e-5), of(blocks.attend), expected)
+    # And all scores are there at once only where they may be.
+    program = str(jax.make_jaxpr(lambda *qkv: blocks.attend(*qkv))(q, k, v))
+    largest = max(math.prod(map(int, shape.split(","))) for shape in re.findall(r"f32\[([\d,]+)\]", program))
+    assert (largest >= 2 * 3 * 24 * 20) == (scores == 24 * 20)
 
 
 def test_attention_heads_must_divide_the_channels():

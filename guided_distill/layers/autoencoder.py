@@ -15,7 +15,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
 from guided_distill.errors import UserError, one_of
-from guided_distill.layers.blocks import upsample
+from guided_distill.layers.blocks import attend, upsample
 
 EPSILON = 1e-6
 LOGVAR = (-30.0, 20.0)
@@ -70,7 +70,7 @@ class _Attention(nn.Module):
         _, height, width, channels = x.shape
         y = rearrange(_norm(self.groups, "group_norm")(x), "b h w c -> b (h w) c")
         q, k, v = (nn.Dense(channels, dtype=self.dtype, name=f"to_{name}")(y)[:, :, None] for name in "qkv")
-        y = nn.Dense(channels, dtype=self.dtype, name="to_out_0")(jax.nn.dot_product_attention(q, k, v)[:, :, 0])
+        y = nn.Dense(channels, dtype=self.dtype, name="to_out_0")(attend(q, k, v)[:, :, 0])
         return x + rearrange(y, "b (h w) c -> b h w c", h=height, w=width)
 
 

@@ -15,6 +15,8 @@ from jaxtyping import Array, Float
 
 MAX_GROUPS = 32
 MAX_FUSED_HEAD = 128
+MAX_SCORES = 2**21
+"""Of a head and an example, at a time: 8 MB in float32, where 64 x 64 latents would have 64."""
 MIN_GROUP_CHANNELS = 4
 """A group of one channel would lose the channel's mean, and with it an image's brightness."""
 
@@ -88,9 +90,18 @@ def attend(
     q: Float[Array, "b l n d"], k: Float[Array, "b m n d"], v: Float[Array, "b m n d"]
 ) -> Float[Array, "b l n d"]:
     """softmax(q kᵀ / sqrt(d)) v, by cuDNN's fused kernel where there is one: on GPUs, in 16 bits, for heads of up to
-    128."""
-    fused = jax.default_backend() == "gpu" and q.dtype.itemsize == 2 and q.shape[-1] <= MAX_FUSED_HEAD
-    return jax.nn.dot_product_attention(q, k, v, implementation="cudnn" if fused else "xla")
+    128. Elsewhere long sequences go part by part of the queries, whose scores are computed again on the way back
+    (Rabe and Staats 2021, arXiv:2112.05682): the same numbers, in memory that does not grow with l * m."""
+    if jax.default_backend() == "gpu" and q.dtype.itemsize == 2 and q.shape[-1] <= MAX_FUSED_HEAD:
+        return jax.nn.dot_product_attention(q, k, v, implementation="cudnn")
+    plain = lambda q: jax.nn.dot_product_attention(q, k, v, implementation="xla")  # noqa: E731
+    length = q.shape[1]
+    rows = max(MAX_SCORES // k.shape[1], 1)
+    if length <= rows:
+        return plain(q)
+    part = next(size for size in range(rows, 0, -1) if length % size == 0)
+    parts = rearrange(q, "b (parts l) n d -> parts b l n d", l=part)
+    return rearrange(jax.lax.map(jax.checkpoint(plain), parts), "parts b l n d -> b (parts l) n d")
 
 
 class SelfAttention(nn.Module):
