@@ -5,14 +5,15 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 QUALITY, PAIRED = "kernel_distance", "paired_distance"
-DRAWN = {  # Methods in the plots, and how.
-    "student": "o-",
-    "stochastic student": "s-",
-    "single-w student": "D-",
-    "DPM-Solver++ on the teacher": "^--",
-    "DDIM on the teacher": "v--",
-    "matched": "x",
-    "teacher": "*",
+DRAWN = {  # Methods in the plots, and how; the same in all panels, whatever is missing there.
+    "student": {"fmt": "o-", "color": "C0"},
+    "stochastic student": {"fmt": "s-", "color": "C1"},
+    "single-w student": {"fmt": "D-", "color": "C2"},
+    "unguided student": {"fmt": "D-", "color": "C6"},
+    "DPM-Solver++ on the teacher": {"fmt": "^--", "color": "C3"},
+    "DDIM on the teacher": {"fmt": "v--", "color": "C4"},
+    "matched": {"fmt": "x", "color": "C5"},
+    "teacher": {"fmt": "*", "color": "black"},
 }
 
 
@@ -56,7 +57,7 @@ def panels(of: Rows, metric: str, label: str, path: Path, floor: float | None) -
         for method, style in DRAWN.items():
             found = [(row["evaluations"], row[metric]) for row in of.of(method, w) if row.get(metric)]
             if found:
-                axis.plot(*zip(*found, strict=True), style, label=method, markersize=5)
+                axis.plot(*zip(*found, strict=True), style["fmt"], color=style["color"], label=method, markersize=5)
         if floor is not None:
             axis.axhline(max(floor, 1e-4), color="grey", linestyle=":", label="the data's own")
         axis.set_xscale("log", base=2)
@@ -66,7 +67,7 @@ def panels(of: Rows, metric: str, label: str, path: Path, floor: float | None) -
         axis.grid(alpha=0.3)
     axes[0].set_ylabel(label)
     handles = {name: line for axis in axes for line, name in zip(*axis.get_legend_handles_labels(), strict=True)}
-    figure.legend(handles.values(), handles.keys(), loc="lower center", ncols=4, frameon=False)
+    figure.legend(handles.values(), handles.keys(), loc="lower center", ncols=5, frameon=False)
     figure.tight_layout(rect=(0, 0.14, 1, 1))
     figure.savefig(path, facecolor="white")
 
