@@ -52,7 +52,8 @@ def table(rows: list[dict], metric: str) -> str:
             values, own = cells.get((name, w)), cells.get((METHOD, w))
             if values:
                 spread = f" ± {stdev(values):.2g}" if len(values) > 1 else ""
-                times = f" ({fmean(values) / fmean(own):.2g} x)" if own and name != METHOD else ""
+                ratio = fmean(values) / fmean(own) if own and name != METHOD else None
+                times = "" if ratio is None else f" ({ratio:.0f} x)" if ratio >= 100 else f" ({ratio:.2g} x)"
                 line[f"w = {w:g}"] = f"{fmean(values):.3g}{spread}{times}"
         out.append(line)
     return markdown(out, ("question", "variant", *(f"w = {w:g}" for w in strengths)))
@@ -62,9 +63,9 @@ HEADER = """# What the method rests on
 
 Made by `python -m experiments.publish ablations` from the `results.json` of `python -m experiments.ablations`; no
 number is typed by hand; the rows are also in `ablations_<bed>.json`, from which another machine can go on (`--rows`).
-One part at a time is changed or taken away; all the rest is as in "the method". Means over
-seeds ± their standard deviation, and in brackets how many times the method's own mean. What follows from it for a data
-set of your own is in [your data](../your-data.md).
+One part at a time is changed or taken away; all the rest is as in "the method". Means over seeds ± their standard
+deviation, and in brackets how many times the method's own mean. What follows from it for a data set of your own is in
+[your data](../your-data.md).
 """
 
 ABOUT = {
