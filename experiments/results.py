@@ -148,7 +148,9 @@ def _processor() -> str:
 
 
 def read(directory: Path) -> tuple[list[dict], dict]:
-    """(rows, hardware) of an experiment."""
+    """(rows, hardware) of an experiment. Raises `UserError` where it has none."""
+    if missing := [name for name in ("results.json", "hardware.json") if not (directory / name).is_file()]:
+        raise UserError(f"{directory} has no {' and no '.join(missing)}: run its experiment there first")
     return tuple(json.loads((directory / name).read_text()) for name in ("results.json", "hardware.json"))
 
 

@@ -593,19 +593,32 @@ def test_w_needs_its_range(tmp_path):
     assert run.manifest["recommended"]["guidance"] == 2.0
 
 
-def test_a_consistency_model_comes_in_with_its_sampler_and_goes_out_with_it(tmp_path):
-    folder = write_classes(tmp_path / "pipeline", embed_guidance=True, guidance_dim=8)
+def write_consistency(folder, classes=False):
+    """A pipeline of an LCM network."""
+    folder = write_classes(folder, embed_guidance=True, guidance_dim=8) if classes else write_captioned(folder, w=True)
     path = folder / "scheduler" / scheduler.FILE
-    write_json(path, json.loads(path.read_text()) | {"_class_name": "LCMScheduler"})
+    write_json(path, json.loads(path.read_text()) | {"_class_name": "LCMScheduler", "timestep_spacing": "leading"})
+    return folder
+
+
+@pytest.mark.parametrize("classes", [True, False])
+def test_a_consistency_model_comes_in_with_its_sampler_and_goes_out_with_it(classes, tmp_path):
+    folder = write_consistency(tmp_path / "pipeline", classes)
     import_pipeline(folder, tmp_path / "run", w_range=(2.0, 14.0))
     run = guided_distill.load(tmp_path / "run")
     assert run.manifest["sampler"] == "consistency" and run.manifest["recommended"]["steps"] == 4
     once, again, other = (run.sample(2, seed=seed) for seed in (1, 1, 2))
     np.testing.assert_array_equal(once, again)
     assert np.abs(once - run.sample(2, seed=1, sampler="ddim")).max() > 1e-3 < np.abs(once - other).max()
-    export_pipeline(run, tmp_path / "out")
+    assert "draws noise of its own" in export_pipeline(run, tmp_path / "out")[0]
     assert json.loads((tmp_path / "out" / "scheduler" / scheduler.FILE).read_text())["_class_name"] == "LCMScheduler"
-    assert "LCM: to x, and back up" in (tmp_path / "out" / "README.md").read_text()
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "LCM: to x, and back up" in card and "DDIM" not in card
+    if classes:
+        assert "scheduler = LCMScheduler.from_pretrained" in card
+    else:
+        index = json.loads((tmp_path / "out" / "model_index.json").read_text())
+        assert index["scheduler"] == ["diffusers", "LCMScheduler"]
     import_pipeline(tmp_path / "out", tmp_path / "second")
     assert guided_distill.load(tmp_path / "second").manifest["sampler"] == "consistency"
 

@@ -271,8 +271,8 @@ def test_attention_part_by_part_is_attention(scores, monkeypatch):
     expected = of(jax.nn.dot_product_attention)
     monkeypatch.setattr(blocks, "MAX_SCORES", scores)
     jax.tree.map(functools.partial(np.testing.assert_allclose, atol=1e-5), of(blocks.attend), expected)
-    # And all scores are there at once only where they may be.
-    program = str(jax.make_jaxpr(lambda *qkv: blocks.attend(*qkv))(q, k, v))
+    # And all scores are there at once only where they may be, on the way back, too.
+    program = str(jax.make_jaxpr(jax.grad(lambda *qkv: jnp.sum(blocks.attend(*qkv) ** 2)))(q, k, v))
     largest = max(math.prod(map(int, shape.split(","))) for shape in re.findall(r"f32\[([\d,]+)\]", program))
     assert (largest >= 2 * 3 * 24 * 20) == (scores == 24 * 20)
 

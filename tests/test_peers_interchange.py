@@ -55,7 +55,7 @@ def linear(meant):
     return lambda z, logsnr, cond: make(z @ MATRIX, z, logsnr)
 
 
-def close(found, expected, tolerance=1e-5):
+def assert_close(found, expected, tolerance=1e-5):
     np.testing.assert_allclose(found, expected, rtol=0, atol=tolerance * np.abs(expected).max())
 
 
@@ -80,7 +80,7 @@ def test_ddim_ends_where_its_does(kind, meant, num_steps, z):
     indices = np.asarray(schedules.grid(tables.KINDS[kind], num_steps)[:-1])
     found = np.asarray(tables.KINDS[kind].inverse(indices)) * 1000 - 1
     np.testing.assert_allclose(found, stepper.timesteps.numpy(), atol=2e-3)
-    close(ours("ddim", tables.KINDS[kind], meant, num_steps, z), expected)
+    assert_close(ours("ddim", tables.KINDS[kind], meant, num_steps, z), expected)
 
 
 @pytest.mark.parametrize("num_steps", [1, 2, 4, 8, 20])
@@ -89,7 +89,7 @@ def test_dpm_solver_ends_where_its_does(meant, num_steps, z):
     """DPM-Solver++(2M), midpoint, to sigma 0: its last step is of first order, as ours."""
     changed = {"final_sigmas_type": "zero", "algorithm_type": "dpmsolver++", "solver_order": 2}
     stepper = opened("DPMSolverMultistepScheduler", tables.KINDS["ldm"], meant, **changed)
-    close(ours("dpmpp_2m", tables.KINDS["ldm"], meant, num_steps, z), theirs(stepper, num_steps, z))
+    assert_close(ours("dpmpp_2m", tables.KINDS["ldm"], meant, num_steps, z), theirs(stepper, num_steps, z))
 
 
 @pytest.mark.parametrize(("times", "meant"), [([999], "eps"), ([999, 499], "v"), ([999, 759, 499, 259], "eps")])
@@ -100,7 +100,7 @@ def test_lcm_ends_where_its_does(times, meant, z, monkeypatch):
     expected = lcm(stepper, len(times), z, key, monkeypatch)
     assert stepper.timesteps.tolist() == times
     levels = jnp.append(schedule((jnp.asarray(times) + 1) / schedule.num_timesteps), jnp.inf)
-    close(samplers.sample(key, linear(meant), samplers.consistency, jnp.asarray(z), {}, levels), expected)
+    assert_close(samplers.sample(key, linear(meant), samplers.consistency, jnp.asarray(z), {}, levels), expected)
 
 
 def lcm(stepper, num_steps, z, key, monkeypatch):
@@ -185,6 +185,20 @@ def test_its_pipeline_makes_the_images_of_a_teacher(captioned, tmp_path):
     found = run.sample(2, steps=5, guidance=1.5, prompts=captions, noise=z)
     expected = images_of(tmp_path / "out", z, captions, num_inference_steps=5, guidance_scale=2.5)
     np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+@pytest.mark.skipif(not importlib.util.find_spec("transformers"), reason="needs transformers")
+def test_its_pipeline_makes_the_image_of_a_consistency_model(tmp_path):
+    """In one step, in which no noise is drawn."""
+    import_pipeline(own.write_consistency(tmp_path / "pipeline"), tmp_path / "run", w_range=(0.0, 4.0))
+    run = guided_distill.load(tmp_path / "run")
+    export_pipeline(run, tmp_path / "out")
+    pipeline = diffusers().StableDiffusionPipeline.from_pretrained(tmp_path / "out")
+    assert type(pipeline.scheduler).__name__ == "LCMScheduler"
+    captions, z = ["the cat sat", "a cat"], run.noise(2, seed=3)
+    expected = images_of(tmp_path / "out", z, captions, num_inference_steps=1, guidance_scale=2.0)
+    assert expected.std() > 0.02
+    np.testing.assert_allclose(run.sample(2, 1, 1.0, prompts=captions, noise=z), expected, atol=1e-4)
 
 
 def shown_an_image(kind, num, root, halved=False):

@@ -9,6 +9,7 @@ from guided_distill import runs
 from guided_distill.channels import EDITING, INPAINTING
 from guided_distill.errors import UserError
 from guided_distill.interchange.describing import PIPELINES
+from guided_distill.interchange.scheduler import class_of
 
 UNKNOWN = "unknown, ask"
 """The licence of weights whose files say nothing of it."""
@@ -29,12 +30,12 @@ PARTS = """diffusers has no pipeline of these parts; it opens each, and this is 
 
 ```python
 import torch
-from diffusers import {codec}, DDIMScheduler, UNet2DConditionModel, LatentConsistencyModelPipeline
+from diffusers import {codec}, {scheduler}, UNet2DConditionModel, LatentConsistencyModelPipeline
 from safetensors.torch import load_file
 
 unet = UNet2DConditionModel.from_pretrained("{folder}", subfolder="unet")
 vae = {codec}.from_pretrained("{folder}", subfolder="{vae}")
-scheduler = DDIMScheduler.from_pretrained("{folder}", subfolder="scheduler")
+scheduler = {scheduler}.from_pretrained("{folder}", subfolder="scheduler")
 scheduler.set_timesteps({steps})
 labels, w = torch.tensor([3, 4]), torch.tensor([{w:g}, {w:g}])
 {states}
@@ -122,6 +123,7 @@ def code(manifest: Mapping[str, Any], facts: Mapping[str, Any], pipeline: bool, 
         folder=folder,
         codec="AutoencoderKL" if kl else "VQModel",
         vae="vae" if kl else "vqvae",
+        scheduler=class_of(manifest["sampler"]),
         steps=steps,
         w=w,
         states=TABLE.format(folder=folder) if tokens else "states = ...  # of the captions, [2, l, d]",

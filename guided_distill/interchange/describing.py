@@ -15,9 +15,10 @@ from guided_distill.models import latent_unet
 from guided_distill.plugins import resolve
 
 USUAL_TEXT, USUAL_CLASS, USUAL_IMAGE = 6.5, 0.5, 0.5
+"""w that are recommended where nobody says: guidance scales of 7.5 (Stable Diffusion), 1.5 (LDM), and by the image 1.5
+(InstructPix2Pix)."""
 USUAL_STEPS = {"ddim": 50, "consistency": 4}
-"""w and steps that are recommended where nobody says: guidance scales of 7.5 (Stable Diffusion), 1.5 (LDM), and by the
-image 1.5 (InstructPix2Pix)."""
+"""Steps that are, by sampler."""
 PIPELINES = {INPAINTING: "StableDiffusionInpaintPipeline", EDITING: "StableDiffusionInstructPix2PixPipeline"}
 """Of networks that are shown an image beside z."""
 

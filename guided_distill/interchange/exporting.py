@@ -175,7 +175,7 @@ def index_of(folder: Path, manifest: Mapping[str, Any]) -> dict[str, Any] | None
         "_diffusers_version": VERSION,
         "unet": ["diffusers", "UNet2DConditionModel"],
         "vae": ["diffusers", "AutoencoderKL"],
-        "scheduler": ["diffusers", "DDIMScheduler"],
+        "scheduler": ["diffusers", schedulers.class_of(manifest["sampler"])],
         "text_encoder": ["transformers", (said or ["CLIPTextModel"])[0]],
         "tokenizer": ["transformers", "CLIPTokenizer"],
         "safety_checker": [None, None],
@@ -194,6 +194,8 @@ def facts_of(run: Run, steps: int | None, checkpoint: int) -> dict[str, Any]:
             f"{run.schedule.num_timesteps} timesteps do not divide by {steps}: diffusers rounds its times, up to half "
             "an index beside those that this student was trained at"
         )
+    if manifest["sampler"] == "consistency":
+        notes.append("its LCMScheduler draws noise of its own, and takes its times from a list of 50, not equal in t")
     if manifest["code_shape"][0] != manifest["code_shape"][1]:
         height, width = manifest["shape"][:2]
         notes.append(f"images are not square: give height={height} and width={width}")

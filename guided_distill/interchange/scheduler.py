@@ -103,9 +103,8 @@ def config_of(schedule: Discrete, prediction: str, sampler: str = "ddim") -> dic
         )
     names = {ours: theirs for theirs, ours in PREDICTIONS.items()}
     one_of("prediction that diffusers has a word for:", prediction, names)
-    classes = {ours: theirs for theirs, ours in SAMPLERS.items()}
     return {
-        "_class_name": classes.get(sampler, "DDIMScheduler"),
+        "_class_name": class_of(sampler),
         "num_train_timesteps": schedule.num_timesteps,
         "beta_schedule": schedule.betas,
         "beta_start": schedule.beta_start,
@@ -116,6 +115,11 @@ def config_of(schedule: Discrete, prediction: str, sampler: str = "ddim") -> dic
         "thresholding": False,
         **OURS,
     }
+
+
+def class_of(sampler: str) -> str:
+    """The class of diffusers that steps as a sampler does."""
+    return next((theirs for theirs, ours in SAMPLERS.items() if ours == sampler), "DDIMScheduler")
 
 
 def exact(schedule: Discrete, steps: int) -> bool:
