@@ -26,7 +26,7 @@ key is read by `guided_distill.stages` or the trainer; one that nobody reads is 
 - `max_skipped`: updates in a row that may be left out for not being finite; `wandb`: project to track in, "": none
 - `sampling`: what is recommended to users, {sampler, steps, guidance}; guidance is w, 0 is off
 - `halving`: {start_steps (the first teacher's), end_steps, factor (of steps a round: 4 is quartering),
-  last_updates_factor (for N <= last_from, 2 unless it is said)}
+  last_updates_factor (for N <= last_from)}
 - `teacher`: its run directory; `teacher_unconditional`: a second one to guide it by ("": none)
 """
 
@@ -168,7 +168,8 @@ def progressive(
     config.objective.name, config.objective.stochastic = "progressive", stochastic
     config.objective.dropout, config.objective.last_share = 0.0, last_share
     config.optim.decay = "linear"
-    config.halving = ConfigDict({"start_steps": 64, "end_steps": 1, "factor": 2, "last_updates_factor": 1.0})
+    config.halving = ConfigDict({"start_steps": 64, "end_steps": 1, "factor": 2})
+    config.halving.last_updates_factor, config.halving.last_from = 1.0, 2
     del config.sampling.sampler
     config.sampling.steps = 4
     return config

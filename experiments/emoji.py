@@ -113,6 +113,7 @@ class Pairs:
         self.images = to_float(found["x"])
         self.real = evaluate.feature_set(self.images, None, features, evaluate.CACHE)
         spread = np.unique(np.linspace(0, len(source) - 1, min(num, len(source))).astype(int))
+        spread = np.random.default_rng(0).permutation(spread)  # In no order, so that halves of a row are alike.
         self.asked = [self.captions[k] for k in spread] * repeats
 
 

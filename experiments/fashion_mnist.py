@@ -2,10 +2,10 @@
 
     python -m experiments.fashion_mnist --dry-run                 rows, evaluations, estimated hours
     python -m experiments.fashion_mnist --workdir=DIR [--only=core]           (an accelerator)
-    python -m experiments.fashion_mnist --workdir=DIR --cpu --only=core       (16 x 16 pixels, two CPU cores, minutes)
+    python -m experiments.fashion_mnist --workdir=DIR --cpu --only=core       (16 x 16 pixels, two CPU cores, 3 hours)
     python -m experiments.fashion_mnist --tiny                    minutes, on stand-in pictures
 
-Needs `python -m guided_distill data prepare fashion_mnist`.
+Needs `python -m guided_distill data prepare fashion_mnist` and `make .venv/features`.
 """
 
 import dataclasses

@@ -1,6 +1,6 @@
 """Does bfloat16 cost quality? The digits chain at three seeds in either precision; parameters are float32 in both.
 
-    python -m experiments.precision --workdir=DIR [--tiny]         (2 CPU cores, about 25 minutes)
+    python -m experiments.precision --workdir=DIR [--tiny]         (2 CPU cores, about 45 minutes)
     python -m experiments.precision --workdir=DIR --publish        (docs/results/precision.md from its results)
 
 Half of the demo's updates. 1,000 samples a row at w = 1 against all 1,797 images, on raw pixels. Expected: the means of

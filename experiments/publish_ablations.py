@@ -38,9 +38,10 @@ def total(rows: list[dict], hardware: dict) -> str:
 def table(rows: list[dict], metric: str) -> str:
     """Variants down, w across: mean ± deviation over seeds, and times the method's mean."""
     strengths = sorted({row["guidance"] for row in rows})
-    cells: dict[tuple, list[float]] = {}
+    cells: dict[tuple, dict[int, float]] = {}
     for row in rows:
-        cells.setdefault((row["method"], row["guidance"]), []).append(row[metric])
+        cells.setdefault((row["method"], row["guidance"]), {})[row["seed"]] = row[metric]
+    most = max(len(of) for of in cells.values())
     questions = {row["method"]: row["question"] for row in rows}
     names = sorted(
         questions, key=lambda name: (name != METHOD, list(dict.fromkeys(questions.values())).index(questions[name]))
@@ -49,14 +50,23 @@ def table(rows: list[dict], metric: str) -> str:
     for name in names:
         line = {"question": questions[name], "variant": name}
         for w in strengths:
-            values, own = cells.get((name, w)), cells.get((METHOD, w))
-            if values:
-                spread = f" ± {stdev(values):.2g}" if len(values) > 1 else ""
-                ratio = fmean(values) / fmean(own) if own and name != METHOD else None
-                times = "" if ratio is None else f" ({ratio:.0f} x)" if ratio >= 100 else f" ({ratio:.2g} x)"
-                line[f"w = {w:g}"] = f"{fmean(values):.3g}{spread}{times}"
+            if (name, w) in cells:
+                line[f"w = {w:g}"] = cell(cells[name, w], cells.get((METHOD, w), {}) if name != METHOD else {}, most)
         out.append(line)
     return markdown(out, ("question", "variant", *(f"w = {w:g}" for w in strengths)))
+
+
+def cell(values: dict[int, float], own: dict[int, float], most: int) -> str:
+    """mean ± deviation over seeds (and their number where others have the `most`), and times the method's `own` mean
+    of the same seeds."""
+    shared = [seed for seed in values if seed in own]
+    out = f"{fmean(values.values()):.3g}"
+    out += f" ± {stdev(values.values()):.2g}" if len(values) > 1 else ""
+    out += f", {len(values)} of {most} seeds" if len(values) < most else ""
+    if not shared:
+        return out
+    ratio = fmean(values[seed] for seed in shared) / fmean(own[seed] for seed in shared)
+    return out + (f" ({ratio:.0f} x)" if ratio >= 100 else f" ({ratio:.2g} x)")
 
 
 HEADER = """# What the method rests on

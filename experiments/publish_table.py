@@ -44,7 +44,7 @@ def part(directory: Path) -> list[str]:
     of, stem, settings = Rows(rows), directory.name, hardware["settings"]
     write_rows(directory, DOCS / f"{stem}.json")
     table, planned = plan(settings)
-    floor = next(row for row in rows if row["method"] == FLOOR)
+    floor = next(row for row in of.all if row["method"] == FLOOR)
     asked = markdown(targets(of), ("target", "asked", "measured", "met"))
     lines = [f"## {table.title}", "", about(directory, of, settings), "", f"Trained on {spent(hardware)}.", ""]
     lines += missing(of, tables.rows(table, planned))
@@ -68,7 +68,8 @@ def about(directory: Path, of: Rows, settings: dict) -> str:
         steps=of.teacher_steps,
         reference=settings["num_reference"] or "all",
         half=settings["num"] // 2,
-        **{key: settings[key] for key in ("num", "seed", "features", "split")},
+        seeds=", ".join(map(str, of.seeds)),
+        **{key: settings[key] for key in ("num", "features", "split")},
     )
 
 
@@ -220,7 +221,7 @@ Made by `python -m experiments.publish table` from the runs of its experiment; n
 typed by hand. The rows are also in `{stem}.json`, from which another machine can go on (`--rows`).
 """
 
-ABOUT = """Data: {data}. {num} samples a row, all from the same noise (seed {seed}), classes in turn, against
+ABOUT = """Data: {data}. {num} samples a row, all from the same noise (seeds {seeds}), classes in turn, against
 {reference} images of the {split} split. Features: {features}, so distances are KD and FD of those features, not KID and
 FID; with so few samples the Fréchet distance is mostly bias, and the kernel distance, which has none, comes first. "to
 teacher" is the distance to the teacher's samples of {steps} steps from other noise: halves of {half}, crosswise, so
@@ -252,7 +253,8 @@ CLOSING = {
 It agrees that one network for all w stands in for the guided teacher at half its evaluations, that students of 16 and 8
 steps are about as good as the teacher's 256 evaluations and those of 4 nearly so, and that at equal evaluations nothing
 that a user would take instead comes near where steps are few or w is large. (At w = 0 and 0.3, DPM-Solver++ of 16
-steps, 32 evaluations, is nearer to the data than teacher and students, though not to the teacher's sample.) In the
+steps, 32 evaluations, is nearer to the data than teacher and deterministic students, though not to the teacher's
+sample; at w = 0 so is that of 8 steps, at the 16 evaluations of the largest student.) In the
 paper students of 4 steps are as good as the teacher; here that holds within what was asked for. With 2 steps and 1 the
 kernel distance rises, most at w = 0 and 1.
 

@@ -1,6 +1,7 @@
 """A table's rows by method, steps and w, and the plots of them on its page."""
 
 from pathlib import Path
+from statistics import fmean
 
 from matplotlib.figure import Figure
 
@@ -18,15 +19,16 @@ DRAWN = {  # Methods in the plots, and how; the same in all panels, whatever is 
 
 
 class Rows:
-    """The rows of a directory, by method, steps and w; means over seeds."""
+    """The rows of a directory, by method, steps and w: of each the mean over seeds."""
 
     def __init__(self, rows: list[dict]):
-        self.all = rows
+        self.seeds = sorted({row["seed"] for row in rows})
+        self.all = averaged(rows)
         self.guidance = sorted({row["guidance"] for row in rows if row["method"] == "student"})
         self.teacher_steps = max(row["steps"] for row in rows if row["method"] == "teacher")
 
     def get(self, method: str, steps: int, w: float) -> dict | None:
-        """The row, of the first seed."""
+        """The row."""
         key = (method, steps, w)
         return next((r for r in self.all if (r["method"], r["steps"], r["guidance"]) == key), None)
 
@@ -37,6 +39,23 @@ class Rows:
     def of(self, method: str, w: float) -> list[dict]:
         """Rows of a method at one w, by steps."""
         return sorted((r for r in self.all if (r["method"], r["guidance"]) == (method, w)), key=lambda r: r["steps"])
+
+
+def averaged(rows: list[dict]) -> list[dict]:
+    """One row for each of several that differ in their seed: means of what was measured (so that errors are those of
+    one seed's samples), the rest as in the first."""
+    found: dict[tuple, list[dict]] = {}
+    for row in rows:
+        found.setdefault((row["method"], row["sampler"], row["steps"], row["guidance"], row.get("num")), []).append(row)
+    out = []
+    for same in found.values():
+        means = {
+            name: fmean(row[name] for row in same)
+            for name, value in same[0].items()
+            if isinstance(value, float) and all(name in row for row in same)
+        }
+        out.append({**same[0], **means})
+    return out
 
 
 def quality(of: Rows, floor: dict, path: Path) -> None:

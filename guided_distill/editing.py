@@ -57,7 +57,7 @@ def edit(
     steps = run.default_steps() if steps is None else steps
     run.weights_for(steps)  # Whatever is wrong with them is told before the work.
     levels, strength = descent(run, strength, steps)
-    codes = run.codes(_checked(run, images), batch_size)
+    codes = run.codes(codecs.checked(images, run.manifest["shape"], run.dir), batch_size)
     cond = run.cond(len(codes), guidance, **told)
     z = _noised(codes, run.noise(len(codes), seed), float(levels[0]))
     out = run.down(z, levels, steps, cond, seed, sampler, batch_size)
@@ -107,7 +107,7 @@ def instruct(
         )
     told = _told(run, _spoken(instruction))
     steps = run.default_steps() if steps is None else steps
-    images = _checked(run, images)
+    images = codecs.checked(images, run.manifest["shape"], run.dir)
     guidance_image = run.manifest["recommended"].get("guidance_image") if guidance_image is None else guidance_image
     cond = run.cond(len(images), guidance, **told)
     cond |= conditions.image_guidance(run.manifest, len(images), guidance_image, run.dir)
@@ -137,7 +137,7 @@ def translate(
     """
     check_fit(encoder, decoder)
     source, target = _told(encoder, _spoken(source), encodes=True), _told(decoder, _spoken(target))
-    images = _checked(encoder, images)
+    images = codecs.checked(images, encoder.manifest["shape"], encoder.dir)
     decoder.cond(len(images), guidance, **target)  # Whatever is wrong with it is told before the work.
     noise = encoder.encode(images, encode_steps, guidance=encode_guidance, batch_size=batch_size, **source)
     return decoder.sample(len(images), steps, guidance, noise=noise, batch_size=batch_size, **target)
@@ -180,7 +180,7 @@ def inpaint(
     run.weights_for(steps)  # Whatever is wrong with them is told before the work.
     levels = schedules.grid(run.schedule, steps)
     turns = _turns(run, steps, resample)
-    images = _checked(run, images)
+    images = codecs.checked(images, run.manifest["shape"], run.dir)
     pixels, codes = masks_of(run, mask, len(images))
     cond = run.cond(len(images), guidance, **told)
     shown = images if pixels.shape == codes.shape else covered(images, pixels)
@@ -284,19 +284,6 @@ def _told(run: Run, told: Mapping[str, Any], encodes: bool = False) -> dict[str,
             of = f"classes 0 .. {known - 1}" if name == "labels" else "captions"
             raise UserError(f"{run.dir} knows {of}: give {name}, one or one for each image")
     return dict(told)
-
-
-def _checked(run: Run, images: np.ndarray) -> np.ndarray:
-    """float32 [n, *shape]; raises `UserError` for other sizes and ranges."""
-    shape, images = tuple(run.manifest["shape"]), np.asarray(images)
-    if images.shape[1:] != shape or not len(images):
-        raise UserError(
-            f"images are {_size(images.shape)}; {run.dir} takes n x {_size(shape)}: bring them to that size"
-        )
-    images = codecs.to_float(images)
-    if len(shape) == 3 and not np.abs(images).max() <= 1 + 1e-3:
-        raise UserError(f"images go from {images.min():g} to {images.max():g}; expected uint8, or floats in [-1, 1]")
-    return images
 
 
 def _size(shape: Sequence[int]) -> str:

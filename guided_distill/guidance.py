@@ -50,8 +50,8 @@ def guided(denoise: Denoiser, null: Mapping, other: Denoiser | None = None) -> D
 
     `null` are the entries of cond to replace for the unconditional half, {"label": num_classes} say; an entry of cond
     that is called NULL + its name goes before it (a negative prompt). One forward of 2b; or two of b when `other` is
-    given: a separate unconditional network, or a weaker one (autoguidance). x and eps are both combined: eps rebuilt
-    from a combined x would be lost at high log-SNR.
+    given: a separate unconditional network, or with a `null` of {} a weaker one that is told the same (autoguidance:
+    Karras et al. 2024). x and eps are both combined: eps rebuilt from a combined x would be lost at high log-SNR.
     """
 
     def guided_denoise(z, logsnr, cond):
@@ -93,8 +93,12 @@ def unguided(denoise: Denoiser) -> Denoiser:
     return lambda z, logsnr, cond: denoise(z, logsnr, without(cond, "guidance"))
 
 
-def interval(denoise: Denoiser, logsnr_min: float, logsnr_max: float) -> Denoiser:
-    """w (and w_image) only where logsnr_min <= logsnr <= logsnr_max, 0 elsewhere (Kynkäänniemi et al. 2024)."""
+def interval(denoise: Denoiser, bounds: Sequence[float] | None) -> Denoiser:
+    """w (and w_image) only where logsnr_min <= logsnr <= logsnr_max, the `bounds`, 0 elsewhere (Kynkäänniemi et al.
+    2024); everywhere where there are none."""
+    if not bounds:
+        return denoise
+    logsnr_min, logsnr_max = bounds
 
     def limited(z, logsnr, cond):
         inside = (logsnr >= logsnr_min) & (logsnr <= logsnr_max)

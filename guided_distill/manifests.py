@@ -130,7 +130,8 @@ def describe_guidance(objective: Keys, told: bool) -> dict[str, Any]:
         interval = list(objective.take("guidance_interval"))
         if interval and not (len(interval) == 2 and interval[0] < interval[1]):
             raise UserError(f"config.objective.guidance_interval {interval} is not (logsnr_min, logsnr_max)")
-        return {"kind": "external", "interval": interval or None} if external else {"kind": "none"}
+        kind = {"kind": "external" if external else "none"}  # Without guidance of its own, a second run may guide it.
+        return kind | ({"interval": interval or None} if external or interval else {})
     w_min, w_max = objective.take("w_min"), objective.take("w_max")
     if not 0 <= w_min <= w_max:
         raise UserError(f"config.objective: 0 <= w_min <= w_max does not hold for w_min {w_min:g}, w_max {w_max:g}")

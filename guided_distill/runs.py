@@ -77,18 +77,13 @@ def abstract_weights(manifest: Mapping[str, Any]) -> Any:
 def bind(manifest: Mapping[str, Any]) -> Callable[[Any], Denoiser]:
     """weights -> Denoiser that reads cond["guidance"], whatever kind of guidance the run has: external is applied
     here."""
-    network, kind, interval = (
-        parameterised(manifest),
-        manifest["guidance"]["kind"],
-        manifest["guidance"].get("interval"),
-    )
+    network, kind = parameterised(manifest), manifest["guidance"]["kind"]
     if kind == "external":
-        limited = (lambda denoise: guidance.interval(denoise, *interval)) if interval else (lambda denoise: denoise)
-        null = conditions.null(manifest)
+        null, bounds = conditions.null(manifest), manifest["guidance"].get("interval")
         if manifest["guidance"].get("image"):
             both = lambda denoise: guidance.guided_by_both(denoise, null, channels.NULL_IMAGE)  # noqa: E731
-            return lambda params: limited(both(network.bind(params)))
-        return lambda params: limited(guidance.guided(network.bind(params), null))
+            return lambda params: guidance.interval(both(network.bind(params)), bounds)
+        return lambda params: guidance.interval(guidance.guided(network.bind(params), null), bounds)
     return network.bind if kind == "embedded" else lambda params: guidance.unguided(network.bind(params))
 
 
@@ -287,8 +282,8 @@ class Run:
         batch_size: int | None = None,
         prompts: str | Sequence[str] | None = None,
     ) -> np.ndarray:
-        """noise [num, *code shape]: DDIM upwards from images in [-1, 1] (or points), with a distilled encoder's own
-        steps where it is one."""
+        """noise [num, *code shape]: DDIM upwards from images in [-1, 1], or uint8 (or points), with a distilled
+        encoder's own steps where it is one."""
         if self.manifest["rounds"] is not None and self.manifest["objective"] != "encoding":
             raise UserError(
                 f"{self.dir} was trained for steps towards data; encode with an encoder, stage one or a teacher"
@@ -296,7 +291,7 @@ class Run:
         num = len(images)
         steps = self.default_steps() if steps is None else steps
         cond, weights = self.cond(num, guidance, labels, prompts), self.weights_for(steps)
-        z = self.codes(_checked(images, (num, *self.manifest["shape"]), "images"), batch_size)
+        z = self.codes(codecs.checked(images, self.manifest["shape"], self.dir), batch_size)
         batch_size = batch_size or batch_of(self.manifest["shape"])
         grid = schedules.encoding_grid(self.schedule, steps)
         return self._generator(

@@ -244,10 +244,9 @@ def make_rounds(keys: Keys, objective: Keys, role: str) -> rounds.Rounds:
     last = round(updates * part.take("last_updates_factor"))
     if last < 1:
         raise UserError(f"config.halving.last_updates_factor leaves {last} updates to the last rounds")
-    last_from = part.take("last_from") if "last_from" in part else 2
     stochastic = "stochastic" in objective and objective.take("stochastic")
     steps = [part.take(name) for name in ("start_steps", "end_steps")]
-    return rounds.halving(*steps, updates, last, stochastic, part.take("factor"), last_from)
+    return rounds.halving(*steps, updates, last, stochastic, part.take("factor"), part.take("last_from"))
 
 
 def make_objective(kind: str, keys: Keys, manifest: Mapping[str, Any]) -> Objective:

@@ -12,7 +12,8 @@ from guided_distill.prediction import Denoiser
 
 @dataclasses.dataclass(frozen=True)
 class Teacher:
-    """One run, or two: a conditional one, and an unconditional (or weaker) one to guide it by. One Denoiser that reads
+    """One run, or two: a conditional one, and one to guide it by. The second is asked without a condition if it knows
+    how to do without; else it is told the same, as the weaker network of autoguidance is. One Denoiser that reads
     cond["guidance"]."""
 
     main: runs.Run
@@ -41,8 +42,17 @@ class Teacher:
             bind = runs.bind(manifest)
             return lambda leaves: bind(leaves["teacher"])
         main, other = runs.parameterised(manifest), runs.parameterised(other)
-        null = conditions.null(self.other.manifest)
-        return lambda leaves: guidance.guided(main.bind(leaves["teacher"]), null, other.bind(leaves["unconditional"]))
+        does_without = self.other.manifest["guidance"]["kind"] == "external"
+        null, bounds = (
+            conditions.null(self.other.manifest) if does_without else {},
+            manifest["guidance"].get("interval"),
+        )
+
+        def bound(leaves: Any) -> Denoiser:
+            pair = main.bind(leaves["teacher"]), null, other.bind(leaves["unconditional"])
+            return guidance.interval(guidance.guided(*pair), bounds)
+
+        return bound
 
     def _runs(self, guided: bool) -> dict[str, runs.Run]:
         return {"teacher": self.main} | ({"unconditional": self.other} if self.other and guided else {})
@@ -73,6 +83,8 @@ def load(run_dir: str, other_dir: str, command: str) -> Teacher:
         require_same(key, other.manifest, main.manifest, f"{other_dir} does not go with {run_dir}")
     if main.manifest["guidance"]["kind"] == "embedded":
         raise UserError(f"{run_dir} has its guidance built in: it takes no second, unconditional run")
+    if other.manifest["guidance"]["kind"] == "embedded":
+        raise UserError(f"{other_dir} has guidance built in: what leads away from it is no student, but a teacher")
     return Teacher(main, other)
 
 
@@ -88,6 +100,8 @@ def require_fit(manifest: Mapping[str, Any], teacher: Teacher, grid: int = 0) ->
             f"{where}: it is a chain halved to {known} steps; take a stage-one student or a teacher, or match it at "
             f"its own times, config.objective.grid={known}"
         )
+    if (manifest["guidance"]["kind"], teacher.manifest["guidance"]["kind"]) == ("external", "embedded"):
+        raise UserError(f"{where}: it has learned nothing of the null class, by which a chain with dropout is guided")
     w_min, w_max = manifest["guidance"].get("range", (0.0, 0.0))
     if w_min < low or w_max > high:
         raise UserError(f"{where}: it knows w in [{low:g}, {high:g}], and [{w_min:g}, {w_max:g}] is asked for")

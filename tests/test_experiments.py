@@ -113,6 +113,9 @@ def test_ablations_are_made_a_page(tmp_path, monkeypatch):
     assert "Seeds 0, 1; commit c0ffee. On a machine; 1.5 hours" in page
     elsewhere = Results(tmp_path / "elsewhere", tmp_path / "ablations_mixture2d.json", on="mixture2d")
     assert len(elsewhere.standing(rows[0])) == 1
+    (tmp_path / "results.json").write_text(json.dumps(rows[:3]))  # One of the variant's seeds is missing.
+    run(publish, monkeypatch, "ablations", tmp_path)
+    assert "| quartering | 0.3, 1 of 2 seeds (3 x) |" in (tmp_path / "ablations.md").read_text()
 
 
 @pytest.mark.long

@@ -70,7 +70,7 @@ def test_eps_survives_at_high_logsnr():
 
 def test_interval_switches_guidance_off_outside(ring):
     z, logsnr, cond = inputs(2.0)
-    limited = guidance.interval(guidance.guided(ring, NULL), -4.0, 4.0)(z, logsnr, cond)
+    limited = guidance.interval(guidance.guided(ring, NULL), (-4.0, 4.0))(z, logsnr, cond)
     inside = np.abs(np.asarray(logsnr)) <= 4
     full, off = (guidance.guided(ring, NULL)(z, logsnr, {**cond, "guidance": jnp.full((6,), w)}) for w in (2.0, 0.0))
     np.testing.assert_array_equal(limited.x, np.where(inside[:, None], full.x, off.x))

@@ -220,7 +220,7 @@ def test_guidance_by_both_is_instruct_pix2pixs():
     by_image = by_image(z, jnp.zeros(4), {**cond, "guidance": w, "guidance_image": w_image})
     alone = guidance.guided(denoise, null_image)(z, jnp.zeros(4), {**cond, "guidance": w_image})
     np.testing.assert_allclose(by_image.x, alone.x, atol=1e-6)
-    off = guidance.interval(both, 1.0, 2.0)(z, jnp.zeros(4), {**cond, "guidance": w, "guidance_image": w_image})
+    off = guidance.interval(both, (1.0, 2.0))(z, jnp.zeros(4), {**cond, "guidance": w, "guidance_image": w_image})
     np.testing.assert_array_equal(off.x, x(cond["image"], label))
 
 

@@ -381,6 +381,30 @@ def test_the_card_says_what_one_has_to_know(captioned, classes, halved, tmp_path
     compile(code, "card", "exec")
 
 
+def test_a_shift_that_no_pipeline_knows_is_told(tmp_path):
+    """diffusers' pipelines only divide latents by their scale; and a shift that was left out stays out."""
+    folder = write_captioned(tmp_path / "shifted")
+    config = json.loads((folder / "vae" / "config.json").read_text())
+    write_json(folder / "vae" / "config.json", config | {"shift_factor": 0.5})
+    import_pipeline(folder, tmp_path / "run")
+    run = guided_distill.load(tmp_path / "run")
+    with pytest.raises(UserError, match=r"shift no latents; this codec shifts them by 0\.5"):
+        export_pipeline(run, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    run.manifest["codec"] |= {"shift": 0.0}
+    export_pipeline(run, tmp_path / "out")
+    assert json.loads((tmp_path / "out" / "vae" / "config.json").read_text())["shift_factor"] == 0.0
+
+
+def test_where_diffusers_ends_above_clean_data_is_told():
+    """Its DDIM goes from round(T / N) - 1 down by floor(T / N), and below 0 is clean."""
+    assert [n for n in (1, 2, 4, 8, 16, 32, 64, 128, 256) if not scheduler.ends_in_x(schedules.Discrete(), n)] == [
+        64,
+        128,
+        256,
+    ]
+
+
 def test_steps_that_do_not_divide_are_told(halved, tmp_path):
     [note] = export_pipeline(halved, tmp_path / "out", steps=16)
     assert "1000 timesteps do not divide by 16" in note and note in (tmp_path / "out" / "README.md").read_text()

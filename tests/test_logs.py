@@ -92,8 +92,8 @@ def test_attention_takes_the_fused_kernel_where_there_is_one(monkeypatch):
     )
     monkeypatch.setattr(blocks, "jax", fake)
     attend = getattr(blocks.attend, "__wrapped__", blocks.attend)  # Without the check of what it returns.
-    for dtype, dim in ((jnp.bfloat16, 64), (jnp.float32, 64), (jnp.bfloat16, 256)):
+    for dtype, dim in ((jnp.bfloat16, 64), (jnp.float32, 64), (jnp.bfloat16, 256), (jnp.bfloat16, 4)):
         attend(*(jnp.zeros((1, 4, 1, dim), dtype),) * 3)
     fake.default_backend = lambda: "cpu"
     attend(*(jnp.zeros((1, 4, 1, 64), jnp.bfloat16),) * 3)
-    assert asked == ["cudnn", "xla", "xla", "xla"]
+    assert asked == ["cudnn", "xla", "xla", "xla", "xla"]

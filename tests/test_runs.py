@@ -111,6 +111,14 @@ def test_encoder_goes_up_only(mixture, tmp_path):
         run.encode(points, guidance=1.0)
 
 
+def test_bytes_are_encoded_as_the_images_that_they_are(digits):
+    run = guided_distill.load(digits / "teacher")
+    images = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 1), np.uint8)
+    np.testing.assert_allclose(run.encode(images, steps=2), run.encode(images / 127.5 - 1, steps=2), atol=1e-5)
+    with pytest.raises(UserError, match=r"images go from 0 to .*; expected uint8, or floats in \[-1, 1\]"):
+        run.encode(np.float32(images), steps=2)
+
+
 def test_teacher_encodes_and_decodes(mixture):
     run = guided_distill.load(mixture / "teacher")
     points = np.array([[1.0, 0.0], [0.0, 1.0]], np.float32)

@@ -401,6 +401,19 @@ def test_a_target_that_is_missed_is_told(tmp_path):
     }
 
 
+def test_seeds_are_averaged(tmp_path):
+    """A target is of means: here each seed alone falls with steps, but for a student between those of the other."""
+    made_up(tmp_path / "one")
+    rows = json.loads((tmp_path / "one" / "results.json").read_text())
+    other = [{**row, "seed": 1, **({"paired_distance": row["paired_distance"] + 1} if "evaluations" in row else {})}
+             for row in rows]  # fmt: skip
+    both = publish_table.Rows(rows + other)
+    assert both.seeds == [0, 1] and len(both.all) == len(rows)
+    assert both.get("student", 4, 1.0)["paired_distance"] == 5.5
+    assert [row["steps"] for row in both.of("student", 1.0)] == [1, 4, 8]
+    assert {row["met"] for row in publish_table.targets(both)} == {"yes"}
+
+
 def test_a_page_is_made_of_a_directory(tmp_path, monkeypatch):
     docs = tmp_path / "docs" / "results"
     docs.mkdir(parents=True)

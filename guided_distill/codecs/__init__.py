@@ -1,7 +1,7 @@
 """Codecs, one a file: `make(**arguments) -> Codec`, found by name. The one object by which latent space differs from
 pixel space."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -53,6 +53,18 @@ def to_float(x: jax.Array | np.ndarray) -> jax.Array | np.ndarray:
     """uint8 images -> float32 in [-1, 1]; floats stay."""
     floats = x.astype(np.float32)
     return floats / 127.5 - 1 if x.dtype == np.uint8 else floats
+
+
+def checked(images: np.ndarray, shape: Sequence[int], name: object) -> np.ndarray:
+    """Images (uint8, or floats in [-1, 1]) or points as float32 [n, *shape]. Raises `UserError` for other sizes and
+    ranges than `name`, a run, takes."""
+    images, size = np.asarray(images), lambda shape: " x ".join(map(str, shape))
+    if images.shape[1:] != tuple(shape) or not len(images):
+        raise UserError(f"images are {size(images.shape)}; {name} takes n x {size(shape)}: bring them to that size")
+    images = to_float(images)
+    if len(shape) == 3 and not np.abs(images).max() <= 1 + 1e-3:
+        raise UserError(f"images go from {images.min():g} to {images.max():g}; expected uint8, or floats in [-1, 1]")
+    return images
 
 
 def to_uint8(images: np.ndarray) -> np.ndarray:

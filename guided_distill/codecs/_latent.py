@@ -256,7 +256,7 @@ def to_diffusers(
     config = {name: value for name, value in config.items() if name not in left_out}
     config |= {"_class_name": kind, "act_fn": "silu", "scaling_factor": float(scale)}
     config |= {"down_block_types": ["DownEncoderBlock2D"] * levels, "up_block_types": ["UpDecoderBlock2D"] * levels}
-    config |= {"shift_factor": float(shift)} if shift else {}
+    config |= {} if kind == "VQModel" else {"shift_factor": float(shift)}
     return json.loads(json.dumps(config)), torch_weights.to_torch(params)
 
 

@@ -38,21 +38,21 @@ vae = {codec}.from_pretrained("{folder}", subfolder="{vae}")
 scheduler = {scheduler}.from_pretrained("{folder}", subfolder="scheduler")
 scheduler.set_timesteps({steps})
 labels, w = torch.tensor([3, 4]), torch.tensor([{w:g}, {w:g}])
-{states}
-{features}
+{prepared}
 z = torch.randn(2, {channels}, {height}, {width})
 for t in scheduler.timesteps:
-    out = unet(z, t, states, {arguments}).sample
+    {evaluated}
     z = scheduler.step(out, t, z).prev_sample
-images = vae.decode(z / vae.config.scaling_factor).sample  # in [-1, 1]
+images = vae.decode(z / vae.config.scaling_factor{shift}).sample  # in [-1, 1]
 ```
 """
 SAMPLER = {
-    "ddim": "DDIM, eta 0, trailing spacing; the last step returns x",
+    "ddim": "DDIM, eta 0, trailing spacing; with steps that divide the timesteps, the last returns x",
     "consistency": "LCM: to x, and back up with new noise; the last step returns x",
 }
-TABLE = 'states = load_file("{folder}/class_tokens.safetensors")["weight"][labels][:, None]'
+TABLE = 'table = load_file("{folder}/class_tokens.safetensors")["weight"]'
 FEATURES = "embed = LatentConsistencyModelPipeline.get_guidance_scale_embedding\nfeatures = embed(None, w, {size})"
+GUIDED = "out = told + w[:, None, None, None] * (told - untold)"
 
 
 def text(manifest: Mapping[str, Any], facts: Mapping[str, Any], pipeline: bool, folder: str) -> str:
@@ -82,7 +82,8 @@ def text(manifest: Mapping[str, Any], facts: Mapping[str, Any], pipeline: bool, 
 def told(guidance: Mapping[str, Any]) -> str:
     """Which w there are."""
     if guidance["kind"] != "embedded":
-        return "0 and more, by two evaluations a step" if guidance["kind"] == "external" else "0"
+        third = ", three where the image guides, too" if guidance.get("image") else ""
+        return f"0 and more, by two evaluations a step{third}" if guidance["kind"] == "external" else "0"
     low, high = guidance["range"]
     return f"{low:g} to {high:g}, by one evaluation a step" if low < high else f"{low:g}, built in"
 
@@ -115,25 +116,47 @@ def code(manifest: Mapping[str, Any], facts: Mapping[str, Any], pipeline: bool, 
             kind=kind, folder=folder, shown=shown, steps=steps, scale=1 + w if external or reads else 1
         )
     height, width, channels = manifest["code_shape"]
-    tokens = network["label_as"] == "token" and network["num_classes"]
     kl = manifest["codec"]["name"] == "kl_vae"
-    arguments = {"class_labels": "labels"} if network["num_classes"] and not tokens else {}
-    arguments |= {"timestep_cond": "features"} if reads else {}
-    out = PARTS.format(
+    prepared, evaluated = loop(manifest, folder)
+    return PARTS.format(
         folder=folder,
         codec="AutoencoderKL" if kl else "VQModel",
         vae="vae" if kl else "vqvae",
         scheduler=class_of(manifest["sampler"]),
         steps=steps,
         w=w,
-        states=TABLE.format(folder=folder) if tokens else "states = ...  # of the captions, [2, l, d]",
-        features=FEATURES.format(size=network["guidance_dim"]) if reads else "",
+        prepared="\n".join(prepared),
         channels=channels,
         height=height,
         width=width,
-        arguments=", ".join(f"{name}={value}" for name, value in arguments.items()),
+        evaluated="\n    ".join(evaluated),
+        shift=" + vae.config.shift_factor" if kl else "",
     )
-    return out.replace("\n\nz = ", "\nz = ").replace("states, ).sample", "states).sample")
+
+
+def loop(manifest: Mapping[str, Any], folder: str) -> tuple[list[str], list[str]]:
+    """Lines of PARTS: what the U-Net is told, and how `out` comes of it, guided where guidance is external."""
+    network, guided = manifest["network"]["args"], manifest["guidance"]["kind"] == "external"
+    classes, reads = network["num_classes"], network.get("embed_guidance")
+    tokens = classes and network["label_as"] == "token"
+    prepared = [f"null = torch.full_like(labels, {classes})"] if guided and classes else []
+    if tokens:
+        prepared += [TABLE.format(folder=folder), "states = table[labels][:, None]"]
+        prepared += ["null_states = table[null][:, None]"] if guided else []
+    elif manifest.get("text"):
+        prepared += ["states = ...  # of the captions, [2, l, d]"]
+        prepared += ["null_states = ...  # of empty captions"] if guided else []
+    prepared += [FEATURES.format(size=network["guidance_dim"])] if reads else []
+    known = tokens or manifest.get("text")
+
+    def call(states: str, labels: str) -> str:
+        given = ["z", "t", states if known else "None"]
+        given += [f"class_labels={labels}"] if classes and not tokens else []
+        return f"unet({', '.join(given + (['timestep_cond=features'] if reads else []))}).sample"
+
+    if not guided:
+        return prepared, [f"out = {call('states', 'labels')}"]
+    return prepared, [f"told = {call('states', 'labels')}", f"untold = {call('null_states', 'null')}", GUIDED]
 
 
 def licence(manifest: Mapping[str, Any]) -> str:

@@ -42,15 +42,15 @@ def export_pipeline(run: Run, folder: str | Path, steps: int | None = None) -> l
     try:
         part.mkdir(parents=True)
         write_unet(run, checkpoint, part)
-        write_codec(run.manifest["codec"], part)
+        write_codec(run.manifest["codec"], part, has_pipeline(run.manifest))
         write_text_encoder(run.manifest.get("text"), part)
         (part / "scheduler").mkdir()
         write_json(part / "scheduler" / schedulers.FILE, config | {"_diffusers_version": VERSION})
-        if pipeline := index_of(part, run.manifest):
-            write_json(part / "model_index.json", pipeline)
+        if has_pipeline(run.manifest):
+            write_json(part / "model_index.json", index_of(part, run.manifest))
         facts = facts_of(run, steps, checkpoint)
         write_json(part / SIDECAR, facts)
-        write_text(part / "README.md", card.text(run.manifest, facts, bool(pipeline), folder.name))
+        write_text(part / "README.md", card.text(run.manifest, facts, has_pipeline(run.manifest), folder.name))
         if folder.is_dir():
             folder.rmdir()
         part.rename(folder)
@@ -133,11 +133,14 @@ def write_unet(run: Run, checkpoint: int, folder: Path) -> None:
         safetensors.numpy.save_file(table, folder / TOKENS, metadata={"format": "pt"})
 
 
-def write_codec(codec: Mapping[str, Any], folder: Path) -> None:
-    """vae/ or vqvae/: the files that the run reads, with the scale that it has used."""
+def write_codec(codec: Mapping[str, Any], folder: Path, pipeline: bool) -> None:
+    """vae/ or vqvae/: the files that the run reads, with the scale and shift that it has used. Raises `UserError` for a
+    shift where a `pipeline` is to read them."""
     module = resolve("codecs", codec["name"])
     known = {name: codec[name] for name in ("weights", "scale", "shift", "sha256") if name in codec}
     held, weights = module.load(**known), Path(codec["weights"])
+    if held.shift and pipeline:
+        raise UserError(f"diffusers' pipelines shift no latents; this codec shifts them by {held.shift:g}")
     target = folder / ("vae" if codec["name"] == "kl_vae" else "vqvae")
     if not (weights / "config.json").is_file():
         module.save(target, held.network, held.params, held.scale, held.shift)
@@ -164,10 +167,13 @@ def write_text_encoder(reads: Mapping[str, Any] | None, folder: Path) -> None:
         copy(sorted(path for path in source.iterdir() if path.suffix in kinds), folder / name)
 
 
-def index_of(folder: Path, manifest: Mapping[str, Any]) -> dict[str, Any] | None:
-    """model_index.json of a pipeline, or None where diffusers has no pipeline of such parts."""
-    if not manifest.get("text") or manifest["num_classes"] or manifest["codec"]["name"] != "kl_vae":
-        return None
+def has_pipeline(manifest: Mapping[str, Any]) -> bool:
+    """Whether diffusers has a pipeline of such parts."""
+    return bool(manifest.get("text") and not manifest["num_classes"] and manifest["codec"]["name"] == "kl_vae")
+
+
+def index_of(folder: Path, manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """model_index.json of its pipeline."""
     shown = tuple(manifest.get("channels", ()))
     said = torch_weights.read_json(folder / "text_encoder" / "config.json").get("architectures")
     return {
@@ -192,7 +198,8 @@ def facts_of(run: Run, steps: int | None, checkpoint: int) -> dict[str, Any]:
     if steps and not schedulers.exact(run.schedule, steps):
         notes.append(
             f"{run.schedule.num_timesteps} timesteps do not divide by {steps}: diffusers rounds its times, up to half "
-            "an index beside those that this student was trained at"
+            "an index beside those that this student was trained at, and steps to up to one more before the next"
+            + ("" if schedulers.ends_in_x(run.schedule, steps) else "; its last step leaves the noise of index 0 in")
         )
     if manifest["sampler"] == "consistency":
         notes.append("its LCMScheduler draws noise of its own, and takes its times from a list of 50, not equal in t")

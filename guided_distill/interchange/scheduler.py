@@ -122,6 +122,12 @@ def class_of(sampler: str) -> str:
     return next((theirs for theirs, ours in SAMPLERS.items() if ours == sampler), "DDIMScheduler")
 
 
+def ends_in_x(schedule: Discrete, steps: int) -> bool:
+    """Whether diffusers' last trailing step of DDIM goes beyond index 0, where x is returned: it goes down by
+    floor(T / N), from where round(T / N) - 1 is."""
+    return round(schedule.num_timesteps / steps) - 1 < schedule.num_timesteps // steps
+
+
 def exact(schedule: Discrete, steps: int) -> bool:
     """Whether trailing steps are at whole indices: else diffusers rounds them, and ours are in between."""
     return schedule.num_timesteps % steps == 0

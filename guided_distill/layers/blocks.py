@@ -89,10 +89,11 @@ class ResBlock(nn.Module):
 def attend(
     q: Float[Array, "b l n d"], k: Float[Array, "b m n d"], v: Float[Array, "b m n d"]
 ) -> Float[Array, "b l n d"]:
-    """softmax(q kᵀ / sqrt(d)) v, by cuDNN's fused kernel where there is one: on GPUs, in 16 bits, for heads of up to
-    128. Elsewhere long sequences go part by part of the queries, whose scores are computed again on the way back
+    """softmax(q kᵀ / sqrt(d)) v, by cuDNN's fused kernel where there is one: on GPUs, in 16 bits, for heads of 8, 16,
+    .. 128. Elsewhere long sequences go part by part of the queries, whose scores are computed again on the way back
     (Rabe and Staats 2021, arXiv:2112.05682): the same numbers, in memory that does not grow with l * m."""
-    if jax.default_backend() == "gpu" and q.dtype.itemsize == 2 and q.shape[-1] <= MAX_FUSED_HEAD:
+    fused = q.dtype.itemsize == 2 and q.shape[-1] <= MAX_FUSED_HEAD and q.shape[-1] % 8 == 0
+    if jax.default_backend() == "gpu" and fused:
         return jax.nn.dot_product_attention(q, k, v, implementation="cudnn")
     plain = lambda q: jax.nn.dot_product_attention(q, k, v, implementation="xla")  # noqa: E731
     length = q.shape[1]
