@@ -49,18 +49,18 @@ class Digits:
     guidance, many = 1.0, 64
 
     def __init__(self, num: int, seed: int, chain: Path):
-        even, odd, every = (data.load("digits", split)[:] for split in ("even", "odd", "train"))
-        accuracy = self._fitted(even).score(self._flat(odd["x"]), odd["label"])
-        self.accuracy, self.classifier = float(accuracy), self._fitted(every)
+        even, odd = (data.load("digits", split)[:] for split in ("even", "odd"))  # The judge's, and the scene's.
+        self.classifier = self._fitted(even)
+        self.accuracy = float(self.classifier.score(self._flat(odd["x"]), odd["label"]))
         rng = np.random.default_rng(seed)
-        chosen = [rng.permutation(np.flatnonzero(every["label"] == k))[: -(-num // 10)] for k in range(10)]
+        chosen = [rng.permutation(np.flatnonzero(odd["label"] == k))[: -(-num // 10)] for k in range(10)]
         chosen = np.stack(chosen, 1).ravel()[:num]  # Classes in turn.
-        self.images, labels = codecs.to_float(every["x"][chosen]), every["label"][chosen]
+        self.images, labels = codecs.to_float(odd["x"][chosen]), odd["label"][chosen]
         self.was = {"labels": labels}
         self.edited = self.translated = {"labels": (labels + 1) % 10}
         # What an image's own half is worth.
-        others = [rng.permutation(np.flatnonzero(every["label"] == k))[:1] for k in labels]
-        self.others = codecs.to_float(every["x"][np.concatenate(others)])
+        others = [rng.permutation(np.flatnonzero(odd["label"] == k))[:1] for k in labels]
+        self.others = codecs.to_float(odd["x"][np.concatenate(others)])
 
     @staticmethod
     def _flat(images: np.ndarray) -> np.ndarray:

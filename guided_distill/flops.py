@@ -57,6 +57,8 @@ def _equation(equation: JaxprEqn) -> float:
         return 2.0 * equation.outvars[0].aval.size * math.prod(left[axis] for axis in contracted)
     if name == "conv_general_dilated":
         return _convolution(equation)
+    if name.startswith("dot_product_attention"):
+        return _attention(equation)
     if name in MOVES:
         return 0.0
     if name in REDUCTIONS:
@@ -74,6 +76,12 @@ def _convolution(equation: JaxprEqn) -> float:
     dimension, kernel = equation.params["dimension_numbers"].rhs_spec[0], equation.invars[1].aval.shape
     taps = math.prod(kernel) / kernel[dimension] / math.prod(equation.params["lhs_dilation"])
     return 2.0 * equation.outvars[0].aval.size * taps
+
+
+def _attention(equation: JaxprEqn) -> float:
+    # cuDNN's fused kernel of q [b, l, n, d] and k [b, m, n, d]: two products, and on the way back five.
+    query, key = (value.aval for value in equation.invars[:2])
+    return 2.0 * query.size * key.shape[1] * (5 if "bwd" in equation.primitive.name else 2)
 
 
 def _floats(values: Iterable) -> float:

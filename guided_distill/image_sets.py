@@ -7,10 +7,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import ExifTags, Image
 
 from guided_distill import mapped
-from guided_distill.data import Source
+from guided_distill.data import Source, _pictures
 from guided_distill.errors import UserError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
@@ -39,7 +39,7 @@ class ImageSet:
 
     def digest(self) -> str:
         """sha256 of the files in order, or of what the images are."""
-        whole = hashlib.sha256(f"{self.num} {self.shape}".encode())
+        whole = hashlib.sha256(f"{self.num} {self.shape}{' upright, on white' * bool(self.files)}".encode())
         for path in self.files:
             with path.open("rb") as file:
                 whole.update(hashlib.file_digest(file, "sha256").digest())
@@ -79,7 +79,8 @@ def of_npz(path: Path, images: np.ndarray) -> ImageSet:
 
 
 def of_folder(path: Path) -> ImageSet:
-    """Of the PNG, JPEG and WebP files in a folder and those below it, in the order of their names; grey if all are.
+    """Of the PNG, JPEG and WebP files in a folder and those below it, in the order of their names; grey if all are;
+    upright and on white, as data sets have them.
 
     Raises `UserError` where there are none, or their sizes differ, or one cannot be read.
     """
@@ -99,27 +100,26 @@ def of_folder(path: Path) -> ImageSet:
 
     def read(start: int, stop: int) -> np.ndarray:
         with ThreadPoolExecutor(4) as pool:  # Pillow decodes without holding the interpreter.
-            found = list(pool.map(lambda file: _pixels(file, "L" if grey else "RGB"), files[start:stop]))
+            found = list(pool.map(lambda file: pixels(file, grey), files[start:stop]))
         return np.stack(found).reshape(stop - start, *shape)
 
     return ImageSet(len(files), shape, read, files)
 
 
 def _header(file: Path) -> tuple[tuple[int, int], str]:
-    """((width, height), mode); only the head of the file is read."""
+    """((width, height) upright, mode); only the head of the file is read."""
     try:
         with Image.open(file) as image:
-            found = image.size, image.mode
-    except (UnidentifiedImageError, OSError) as error:
+            (width, height), mode = image.size, image.mode
+            turned = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5  # By a quarter.
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise UserError(f"{file} is no image that can be read: {error}") from error
-    if found[1] not in GREY + COLOUR:
-        raise UserError(f"{file} has pixels of the kind {found[1]}; expected 8 bits a channel")
-    return found
+    if mode not in GREY + COLOUR:
+        raise UserError(f"{file} has pixels of the kind {mode}; expected 8 bits a channel")
+    return (height, width) if turned else (width, height), mode
 
 
-def _pixels(file: Path, mode: str) -> np.ndarray:
-    try:
-        with Image.open(file) as image:
-            return np.asarray(image.convert(mode))
-    except OSError as error:  # Cut off, say.
-        raise UserError(f"{file} is no image that can be read: {error}") from error
+def pixels(file: Path, grey: bool) -> np.ndarray:
+    """uint8 [h, w, 1 or 3] of a file, `upright`. Raises `UserError` for what is no image."""
+    found = np.asarray(_pictures.upright(file, file).convert("L" if grey else "RGB"))
+    return found[..., None] if grey else found

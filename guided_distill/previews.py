@@ -1,6 +1,8 @@
 """Sample sheets and scores on the way, from the same noise all along."""
 
 import functools
+import logging
+import math
 from pathlib import Path
 
 import jax
@@ -9,10 +11,11 @@ from jax.sharding import Mesh
 
 from guided_distill import codecs, conditions, data, evaluate, golden, pictures, runs, schedules
 from guided_distill.generate import Generator, batch_of, noise
-from guided_distill.metrics import FeatureSet
+from guided_distill.metrics import FeatureSet, NotFinite
 from guided_distill.stages import Stage
 from guided_distill.state import TrainState
 
+REFERENCE_BYTES = 2**29  # Of them as floats, which metrics on pixels hold several times.
 REFERENCE = 5000  # Training images at most that samples are scored against: enough to tell one checkpoint from another.
 
 
@@ -48,8 +51,13 @@ class Preview:
             return {}
         name, features = evaluate.load_features("pixels")
         if self._real is None:
-            self._real = evaluate.reference(self._images, features, min(len(self._images), REFERENCE))
-        scores = evaluate.score(evaluate.feature_set(images, labels, features), self._real)
+            most = min(REFERENCE, max(REFERENCE_BYTES // (4 * math.prod(self.manifest["shape"])), 100))
+            self._real = evaluate.reference(self._images, features, min(len(self._images), most))
+        try:
+            scores = evaluate.score(evaluate.feature_set(images, labels, features), self._real)
+        except NotFinite as error:  # What may be wrong with the samples must not cost the update.
+            logging.warning("update %d: not scored, %s", step, error)
+            return {}
         return {f"{metric}_{name}": value for metric, value in scores.items()}
 
     def _generate(self, state: TrainState, index: int, num: int) -> tuple[np.ndarray, np.ndarray | None]:

@@ -7,10 +7,12 @@ decoded when a batch is gathered. A shard is put in its place when it is whole, 
 sha256 after that: a preparation that was killed goes on where it stopped.
 """
 
+import copy
 import dataclasses
 import json
 import multiprocessing
 import os
+import resource
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -28,6 +30,7 @@ from guided_distill.errors import UserError
 FORMAT = 1
 WRITER = "group_size:1,uncompressed"  # A record is read alone, in any order.
 ENCODED = "encoded"  # The folder of the sets that `data encode` makes.
+SPARE_FILES = 64  # That other parts of a process may want to open.
 READER = "readahead_buffer_size:0,max_parallelism:0"
 
 
@@ -81,8 +84,10 @@ def write(directory: Path, job: Job, workers: int = 1, share: tuple[int, int] = 
     where.mkdir(parents=True, exist_ok=True)
     tasks = {f"{k:05d}-of-{len(job.tasks):05d}.array_record": task for k, task in enumerate(job.tasks)}
     with files.alone(where, "prepared"):
-        index = _begun(where, job)
-        mine = list(tasks)[part::parts]
+        index, mine = _begun(where, job), list(tasks)[part::parts]
+        # A whole set of that name is not to be written over, nor made again.
+        whole = _begun(directory, job)["shards"] if parts > 1 else {}
+        index["shards"] = {**whole, **index["shards"]}
         index["shards"] = {n: index["shards"][n] for n in _bar(mine, "checking") if _whole(directory, n, index)}
         _save(where, index)
         pending = {n: tasks[n] for n in mine if n not in index["shards"]}
@@ -97,6 +102,7 @@ def write(directory: Path, job: Job, workers: int = 1, share: tuple[int, int] = 
                     told = f"{folder} holds a share of something else than {where} ({', '.join(other)} differs)"
                     raise UserError(f"{told}: remove one of them")
                 index["shards"] |= theirs["shards"]
+        index["shards"] = {**whole, **index["shards"]}
         if len(index["shards"]) < len(tasks):
             return None
         index["shards"] = dict(sorted(index["shards"].items()))
@@ -190,6 +196,7 @@ class Shards:
         self._names = sorted(self._entries)
         self._ends = np.cumsum([self._entries[name]["records"] for name in self._names])
         self._indices = np.arange(self._ends[-1])
+        _allow_open(len(self._names), directory)
         self._readers = [self._open(name) for name in self._names]
 
     def _open(self, name: str) -> ArrayRecordReader:
@@ -229,7 +236,9 @@ class Shards:
 
     def only(self, *fields: str) -> "Shards":
         """The same records with these fields only."""
-        return Shards(self.directory, fields)
+        other = copy.copy(self)  # With the same files open.
+        other.fields = fields
+        return other
 
     def label_counts(self) -> dict[int, int]:
         """label -> number of records, from the index: nothing is read."""
@@ -244,6 +253,19 @@ class Shards:
         for name, entry in _bar(self._entries.items(), "verifying", len(self._entries)):
             if files.sha256(self.directory / name) != entry["sha256"]:
                 raise self._damaged(name, "its sha256 differs from the index")
+
+
+def _allow_open(num: int, directory: Path) -> None:
+    """Lets this process hold so many more files open, each shard being one. Raises `UserError` where it may not."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = num + len(os.listdir("/dev/fd")) + SPARE_FILES
+    if soft != resource.RLIM_INFINITY and wanted > soft:
+        if hard != resource.RLIM_INFINITY and wanted > hard:
+            raise UserError(
+                f"{directory} has {num} shards, each an open file, and this system lets a process hold {hard}: raise "
+                "that (ulimit -Hn), or encode with more examples a shard (--per_shard)"
+            )
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _bar(items: Iterable, what: str, total: int | None = None) -> Iterable:

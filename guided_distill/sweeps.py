@@ -18,7 +18,7 @@ import numpy as np
 
 from guided_distill import codecs, data, evaluate, files, presets, runs
 from guided_distill.errors import UserError
-from guided_distill.metrics import FeatureSet
+from guided_distill.metrics import FeatureSet, NotFinite
 from guided_distill.report import fronts
 from guided_distill.samplers import NOISY
 
@@ -68,9 +68,15 @@ def run(
             for w in guidance:
                 for sampler in samplers:
                     for n in steps:
-                        row = rows.row((sampler, n, w, seed), measure)
+                        try:
+                            row = rows.row((sampler, n, w, seed), measure)
+                        except NotFinite as error:
+                            say(f"{sampler}, {n} steps, w = {w:g}, seed {seed}: left out, {error}")
+                            continue
                         if row is not None:
                             say(shown(row))
+        if not rows.rows:
+            raise UserError(f"{run_dir}: no samples that are numbers, at any of these settings")
         rows.write(measure.floor())
         found = presets.cells(rows.rows)
         document = presets.describe(found, measure.settings, subject.manifest["shape"][:2], tolerance, saturation)

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -144,6 +145,9 @@ class Training:
         """From update `start` to the end of the last round."""
         stage, loop, mesh, say = self.stage, self.stage.loop, self.layout.mesh, self.say
         total, each = stage.rounds.total, loop.updates_per_call
+        if start % each:
+            told = f"config.compute.updates_per_call {each} does not divide {start}, where {self.workdir} stopped"
+            raise UserError(f"{told}; go on with {math.gcd(start, each)} until a save that it divides")
         self._saved = start
         if start == 0:
             say(parameter_overview.get_parameter_overview(state.params, include_stats=False))

@@ -352,13 +352,19 @@ def test_folders_of_classes_are_labels(tmp_path):
     assert source[np.array([5, 0])]["label"].tolist() == [1, 0] and source[:2]["x"].shape == (2, 4, 4, 3)
     assert set(source.unlabelled()[:1]) == {"x"} and source.unlabelled().info.num_classes == 0
     assert len(data.load("image_folder", "val", path=str(tmp_path), size=4)) == 1
+    write(tmp_path, {"test/b/1.png": plain(9)})  # Of one of the classes.
+    source = data.load("image_folder", "test", path=str(tmp_path), size=4)
+    assert source[:]["label"].tolist() == [1] and source.info.num_classes == 2
+    write(tmp_path, {"other/d/1.png": plain(9)})
+    with pytest.raises(UserError, match=r"other has classes that train/ does not: d"):
+        data.load("image_folder", "other", path=str(tmp_path))
     (tmp_path / "train" / "c").mkdir()
     with pytest.raises(UserError, match=r"no pictures \(.jpg, .*\) in .*train/c"):
         data.load("image_folder", path=str(tmp_path))
     with pytest.raises(UserError, match=r"no folders of classes in .*val/a; pictures with captions"):
         data.load("image_folder", path=str(tmp_path / "val" / "a"))
-    with pytest.raises(UserError, match=r"no folder 'test' in .*; there are: train, val"):
-        data.load("image_folder", "test", path=str(tmp_path))
+    with pytest.raises(UserError, match=r"no folder 'odd' in .*; there are: other, test, train, val"):
+        data.load("image_folder", "odd", path=str(tmp_path))
 
 
 @pytest.fixture

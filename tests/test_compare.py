@@ -284,6 +284,16 @@ def test_labels_have_to_be_the_same(tmp_path):
         pairs.make(tmp_path / "out", [one, pairs.System("two", tmp_path / "two.npz")])
 
 
+@pytest.mark.parametrize("labels", [np.arange(3), np.array(["cat"] * 40), np.array([None] * 40)])
+def test_labels_that_are_none_are_told_before_anything_is_written(tmp_path, labels):
+    one = save_npz(tmp_path / "one.npz", 1)
+    with np.load(one.source) as file:
+        np.savez(tmp_path / "two.npz", images=file["images"], labels=labels)
+    with pytest.raises(UserError, match=r"labels in .*expected an integer a picture|cannot read images in"):
+        pairs.make(tmp_path / "out", [one, pairs.System("two", tmp_path / "two.npz")])
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize("text", ["runs/x", "=runs/x", "a b=runs/x", "a=", "a=runs/x,steps=two", "a=runs/x,colour=3"])
 def test_a_system_that_cannot_be_read(text):
     with pytest.raises(UserError, match="--system"):

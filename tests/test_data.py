@@ -194,6 +194,28 @@ def test_records_of_another_origin_are_not_mixed(split):
         write(split, a_job(dtype=labelled((2,)), total=3))
 
 
+def test_shares_do_not_write_over_a_whole_set(split):
+    before = hashes(split)
+    with pytest.raises(UserError, match=r"another preparation.*origin differs"):
+        write(split, a_job(origin={"source": "elsewhere"}), share=(0, 2))
+    assert hashes(split) == before
+    again = Reader()
+    assert len(write(split, a_job(again), share=(1, 2))) == 40 and not again.asked  # It is whole.
+
+
+def test_more_shards_than_files_that_may_be_open(split, monkeypatch):
+    """The limit of this process is raised as far as it may be; beyond that, it is told."""
+    limits = [(30, 4096), (30, 30)]
+    monkeypatch.setattr(shards.resource, "getrlimit", lambda _: limits[0])
+    monkeypatch.setattr(shards.resource, "setrlimit", lambda _, new: asked.append(new))
+    asked = []
+    source = Shards(split)
+    assert asked[0][0] > 64 and asked[0][1] == 4096 and source.only("label")._readers is source._readers
+    limits.pop(0)
+    with pytest.raises(UserError, match=r"has 4 shards, each an open file.*--per_shard"):
+        Shards(split)
+
+
 def test_a_wrong_number_of_records_is_an_error_and_the_next_run_starts_afresh(home):
     with pytest.raises(UserError, match="here has 40 examples instead of 41"):
         write(home / "cifar10" / "train", a_job(total=41))

@@ -152,3 +152,16 @@ def test_n_steps_of_a_sampler_are_n_forwards(name):
     forward = flops.count(lambda params, z, logsnr, cond: network.bind(params)(z, logsnr, cond), params, z, of(b), cond)
     forwards = 2 * steps if name == "heun" else steps
     assert forwards <= flops.count(sample, params, z, cond) / forward <= 1.02 * forwards
+
+
+def test_the_fused_attention_counts_as_what_it_computes(monkeypatch):
+    """Traced only: there is no GPU for it. On the way back the scores are computed again."""
+    from jax._src.cudnn import fused_attention_stablehlo as fused
+
+    monkeypatch.setattr(fused, "check_cudnn_version", lambda *_: 90000)
+    monkeypatch.setattr(fused, "check_compute_capability", lambda *_, **__: True)
+    q, k = (jax.ShapeDtypeStruct((2, length, 3, 16), jnp.bfloat16) for length in (64, 32))
+    attend = lambda *qkv: jnp.sum(jax.nn.dot_product_attention(*qkv, implementation="cudnn"))  # noqa: E731
+    product = 2 * 2 * 3 * 64 * 32 * 16
+    assert flops.count(attend, q, k, k) == pytest.approx(2 * product, rel=0.02)
+    assert flops.count(jax.grad(attend, (0, 1, 2)), q, k, k) == pytest.approx(7 * product, rel=0.02)

@@ -54,6 +54,7 @@ def test_slices_are_what_they_are_called():
 
 
 def test_a_set_without_classes_or_range_has_the_slices_that_are_left():
+    assert frozen.freeze(10, w_range=(0.3, 0.9), num=100).rungs[-1] == 0.9  # And not the next float.
     golden = frozen.freeze(0, None, (1.0, 1.0), 100)
     assert golden.labels is None and set(golden.w) == {1.0}
     assert set(golden.slices(1)) == {frozen.ONE_STEP, frozen.NO_CLASSES}

@@ -296,3 +296,20 @@ def test_pictures_of_sections_stay_in_their_budget(moved, monkeypatch):
     monkeypatch.setattr(parts, "BUDGET", 150)
     (part,) = parts.of_runs(chain.gather([moved / "stage2"]))
     assert [picture["title"] for picture in part["pictures"]] == ["a"] and "b.png is left out" in part["troubles"][0]
+
+
+def test_evaluations_of_other_features_are_left_out(digits, tmp_path):
+    """Rows of one table are on the same features and as many samples; whose weights are others now is told."""
+    shutil.copytree(digits, tmp_path / "runs")
+    shared = {"num": 10, "num_reference": 20, "reference": "digits:train", "seed": 0}
+    row = {"sampler": "ddim", "steps": 2, "guidance": 1.0}
+    given = {"teacher": {"features": "pixels", "frechet_distance": 0.3}}
+    given |= {"stage2": {"features": "net", "frechet_distance": 25.0}}
+    for name, values in given.items():
+        one = row | {"frechet_distance": values["frechet_distance"]}
+        document = {**shared, "features": values["features"], "hash": "another", "rows": [one]}
+        (tmp_path / "runs" / name / "evaluation.json").write_text(json.dumps(document))
+    found, on, notes = rows.of_evaluations(chain.gather([tmp_path / "runs" / "stage2"]))
+    assert [r["frechet_distance"] for r in found] == [25.0] and on["features"] == "net"
+    assert len(notes) == 2 and "of teacher is left out: it is of features pixels, not net" in notes[0]
+    assert "stage2 is of other weights than it has now" in notes[1]

@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from guided_distill import data, evaluate, extraction, image_sets, mapped, parallel, scoring
+from guided_distill import data, evaluate, extraction, image_sets, mapped, parallel, runs, scoring
 from guided_distill.__main__ import main
 from guided_distill.codecs import to_uint8
 from guided_distill.data import Info, Source
@@ -158,6 +158,26 @@ def test_one_colour_image_makes_the_folder_colour(tmp_path):
     Image.fromarray(pictures(1, (4, 4, 4))[0], "RGBA").save(folder / "z.webp", lossless=True)
     found = image_sets.of_folder(folder)
     assert found.shape == (4, 4, 3) and found.read(0, 3).shape == (3, 4, 4, 3)
+
+
+def test_folders_are_seen_as_data_sets_see_them(tmp_path):
+    """Upright, and on white whatever is behind the transparent."""
+    pixels = pictures(1, (6, 8, 4))[0]
+    pixels[:3, :, 3], pixels[3:, :, 3] = 0, 255
+    (tmp_path / "f").mkdir()
+    turned = Image.Exif()
+    turned[0x0112] = 6  # By a quarter.
+    Image.fromarray(pixels, "RGBA").save(tmp_path / "f" / "a.png", exif=turned)
+    found = image_sets.of_folder(tmp_path / "f")
+    expected = pixels[..., :3].copy()
+    expected[:3] = 255
+    assert found.shape == (8, 6, 3)
+    np.testing.assert_array_equal(found.read(0, 1)[0], np.rot90(expected, -1))
+    broken = bytearray((tmp_path / "f" / "a.png").read_bytes())
+    broken[broken.index(b"IDAT")] = 0xFF
+    (tmp_path / "f" / "a.png").write_bytes(broken)
+    with pytest.raises(UserError, match=r"is no.* that can be read"):
+        list(image_sets.of_folder(tmp_path / "f").parts())
 
 
 def test_folders_that_cannot_be_measured_are_told(tmp_path):
@@ -431,6 +451,19 @@ def run(digits, tmp_path_factory):
     return str(shutil.copytree(digits / "stage2", tmp_path_factory.mktemp("runs") / "student"))
 
 
+def test_samples_that_are_no_numbers_have_no_score(run, monkeypatch, capsys):
+    nothing = lambda self, num, *_, **__: np.full((num, 8, 8, 1), np.nan, np.float32)  # noqa: E731
+    monkeypatch.setattr(runs.Run, "sample", nothing)
+    with pytest.raises(UserError, match=r"12 of 12 samples of .* have NaN"):
+        scored(run, "data:digits", draw=Draw(num=12, steps=1), seeds=[3], metrics=["fd"])
+    for metric, told in (("paired", "name it with --teacher"), ("clip_score", "of samples and their captions")):
+        assert main(["evaluate", run, f"--metrics={metric}"]) == 2 and told in capsys.readouterr().err
+    monkeypatch.setattr(runs.Run, "images_per_second", None, raising=False)
+    assert main(["evaluate", run, "--num=12", "--steps=1,2", "--num_reference=20"]) == 2
+    told = capsys.readouterr()
+    assert told.out.count("left out, 12 of 12 fake samples") == 2 and "no samples that are numbers" in told.err
+
+
 def test_a_run_scores_as_the_images_that_it_saves(run, tmp_path):
     import guided_distill
 
@@ -439,7 +472,8 @@ def test_a_run_scores_as_the_images_that_it_saves(run, tmp_path):
     folder = save_folder(tmp_path / "f", images)
     of_run = scored(run, "data:digits", draw=draw, seeds=[3], metrics=["fd", "pr"])
     of_folder = scored(str(folder), "data:digits", metrics=["fd", "pr"])
-    assert of_run | {"seeds": None} == of_folder and of_run["seeds"] == "3"
+    how = {"seeds": "3", "steps": 1, "guidance": 1.0, "sampler": "ddim", "hash": guided_distill.load(run).hash}
+    assert of_run == of_folder | how and {of_folder[key] for key in how} == {None}
     assert of_run["num_real"] == len(data.load("digits"))
 
 
@@ -482,7 +516,10 @@ def test_the_verb_prints_one_flat_object(run, cache, capsys):
     assert not any(isinstance(value, list | dict) for value in found.values())
     assert len(found["fingerprint"]) == 64 and found["num_fake"] == 10
     section = json.loads((Path(run) / "sections" / "score.json").read_text())
-    assert section["tables"][0]["rows"][0][0] == "FD-pixels" and "10 against" in section["title"]
+    assert (
+        section["tables"][0]["rows"][0][0] == "FD-pixels"
+        and "10 of 1 steps, w = 1, ddim against 899" in section["title"]
+    )
 
 
 def test_the_verb_prints_a_table_that_says_on_what(sets, cache, capsys):

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs import digits_stage1, digits_stage2, digits_teacher, mixture2d_stage2
+from configs import digits_stage1, digits_stage2, digits_teacher, mixture2d_stage1, mixture2d_stage2
 from guided_distill import checkpoint, data, rounds, runs, stages, state, streams, train_step, trainer
 from guided_distill.errors import UserError
 from guided_distill.guidance import without
@@ -225,3 +225,16 @@ def test_flips_mirror_half_of_the_batch_where_allowed():
     assert 16 < sum(flipped) < 48
     for o, p, f in zip(out, plain, flipped, strict=True):
         assert f or np.allclose(o, p, atol=1e-6)
+
+
+def test_calls_of_several_updates_go_on_from_where_they_can(mixture, tmp_path):
+    """Else they would step over every place to save, log and promote at."""
+    config = mixture2d_stage1.get_config("tiny")
+    config.teacher, config.num_updates, config.save_every, config.log_every = str(mixture / "teacher"), 12, 3, 3
+    stopped = tmp_path / "run"
+    trainer.run(config.to_dict(), stopped, say=quiet)
+    for step in ("12",):
+        (stopped / "checkpoints" / f"{step}.sha256.json").unlink(missing_ok=True)
+    config.compute.updates_per_call, config.save_every, config.log_every = 2, 4, 4
+    with pytest.raises(UserError, match=r"updates_per_call 2 does not divide 9, .*; go on with 1 until"):
+        trainer.run(config.to_dict(), stopped, say=quiet)

@@ -1,6 +1,16 @@
 """The command line: `python -m guided_distill VERB`, a verb a file with `add_arguments(parser)` and `main(args)`."""
 
+import argparse
+
 from guided_distill.errors import UserError
+
+
+def natural(text: str) -> int:
+    """An integer from 0, for argparse: a seed, say."""
+    number = int(text)
+    if number < 0:
+        raise argparse.ArgumentTypeError(f"{text} is negative")
+    return number
 
 
 def numbers(text: str, kind: type = float) -> list:

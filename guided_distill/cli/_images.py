@@ -5,10 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
 
-from guided_distill import codecs, pictures
-from guided_distill.cli import numbers
+from guided_distill import codecs, image_sets, pictures
+from guided_distill.cli import natural, numbers
 from guided_distill.errors import UserError
 from guided_distill.runs import Run
 from guided_distill.scoring.sets import Draw, opened
@@ -33,7 +32,7 @@ def add_told(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--prompt", action="append", help="a caption; give several for several, in turn")
     parser.add_argument("--negative", help="a caption to lead away from (teachers only)")
     parser.add_argument("--sampler", help="of a run that is no halved chain (default: its own)")
-    parser.add_argument("--seed", type=int, default=0, help="image k depends on it and k (default 0)")
+    parser.add_argument("--seed", type=natural, default=0, help="image k depends on it and k (default 0)")
     parser.add_argument("--step", type=int, help="of the checkpoint (default: the newest)")
 
 
@@ -57,23 +56,13 @@ def read(args: argparse.Namespace, run: Run) -> np.ndarray:
     channels = run.manifest["shape"][-1]
     path = Path(args.images)
     if path.is_file() and path.suffix != ".npz":
-        return codecs.to_float(picture(path, "L" if channels == 1 else "RGB")[None])
+        return codecs.to_float(image_sets.pixels(path, channels == 1)[None])
     found = opened(args.images).drawn(Draw(num), 0)
     if found is None:
         raise UserError(f"{args.images} holds features; expected images")
     images = codecs.to_float(found.read(0, min(len(found), num or len(found))))
     grey = images.ndim == 4 and images.shape[-1] == 1 and channels == 3
     return images.repeat(3, -1) if grey else images
-
-
-def picture(path: Path, mode: str) -> np.ndarray:
-    """uint8 [h, w, c] of a file; `mode` "L" or "RGB". Raises `UserError` for what is no image."""
-    try:
-        with Image.open(path) as image:
-            pixels = np.asarray(image.convert(mode))
-    except (UnidentifiedImageError, OSError) as error:
-        raise UserError(f"{path} is no image that can be read: {error}") from error
-    return pixels[..., None] if pixels.ndim == 2 else pixels
 
 
 def write(args: argparse.Namespace, rows: dict[str, np.ndarray], said: str, **more: Any) -> None:

@@ -12,6 +12,7 @@ import argparse
 import json
 import sys
 
+from guided_distill.cli import natural
 from guided_distill.comparison import load, need, pairs, summary
 from guided_distill.comparison.votes import Votes
 from guided_distill.errors import UserError
@@ -27,10 +28,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     option = "NAME=RUN_OR_FOLDER[,steps=..,w=..,sampler=..,preset=..,seconds=..]; twice or more often"
     make.add_argument("--system", action="append", default=[], help=option)
     make.add_argument("--num", type=int, default=100, help="pairs, in all (default 100)")
-    make.add_argument("--seed", type=int, default=0, help="of noise (default 0)")
+    make.add_argument("--seed", type=natural, default=0, help="of noise (default 0)")
     make.add_argument("--same_noise", action="store_true", help="both pictures of a pair start from the same noise")
     make.add_argument(
-        "--question", default=pairs.QUESTION, help=f'"{{label}}" is the class (default: {pairs.QUESTION})'
+        "--question",
+        default=pairs.QUESTION,
+        help=f'"{{label}}" is the class, "{{caption}}" the caption (default: {pairs.QUESTION})',
     )
     serve = parts.add_parser("serve", help="a page for raters, on this machine")
     serve.add_argument("out", metavar="OUT")

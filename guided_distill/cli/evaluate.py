@@ -23,13 +23,19 @@ from rich.table import Table
 
 import guided_distill
 from guided_distill import data, evaluate
-from guided_distill.cli import numbers
+from guided_distill.cli import natural, numbers
 from guided_distill.errors import UserError
 from guided_distill.features import Features
 from guided_distill.files import write_json
-from guided_distill.metrics import FeatureSet
+from guided_distill.metrics import FeatureSet, NotFinite
 from guided_distill.plugins import names, resolve
 from guided_distill.runs import Run
+
+OF_PAIRS = {
+    "paired": "it is to a teacher's samples: name it with --teacher, and leave the metric out",
+    "clip_score": "it is of samples and their captions: experiments.laion512 measures it (docs/clip.md)",
+}
+"""Metrics that are not against data, and what to do."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -47,13 +53,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--features", default="pixels", help=f"{', '.join(names('features'))} (default pixels)")
     parser.add_argument("--weights", help="file of the feature network's weights (default: in the installed package)")
     default = f"default {','.join(evaluate.AGAINST_DATA)}; of a network kernel before them"
-    of_images = ", ".join(name for name in names("metrics") if name != "clip_score")  # That one is of captions.
+    of_images = ", ".join(name for name in names("metrics") if name not in OF_PAIRS)
     parser.add_argument("--metrics", help=f"comma-separated of {of_images} ({default})")
     floor = "measure images of the data against others, too (default)"
     parser.add_argument("--floor", action=argparse.BooleanOptionalAction, default=True, help=floor)
     parser.add_argument("--teacher", help="run directory of a teacher, for the paired distance")
     parser.add_argument("--teacher_steps", type=int, help="its steps (default: its recommended)")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=natural, default=0)
     parser.add_argument("--json", type=Path, help="where the rows go (default: RUN/evaluation.json)")
 
 
@@ -75,7 +81,7 @@ def main(args: argparse.Namespace) -> None:
     feature_name, features = evaluate.load_features(args.features, args.weights)
     metrics = args.metrics.split(",") if args.metrics else evaluate.default_metrics(args.features)
     real, on, told = against(run, features, metrics, args)
-    on = {"run": args.run, "features": feature_name, "num": args.num, **on, "seed": args.seed}
+    on = {"run": args.run, "hash": run.hash, "features": feature_name, "num": args.num, **on, "seed": args.seed}
     on |= {"teacher": args.teacher, "teacher_steps": teacher_steps} if teacher else {}
     path = args.json or Path(args.run) / "evaluation.json"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -89,10 +95,16 @@ def main(args: argparse.Namespace) -> None:
     for w in strengths:
         partner = drawn(teacher, teacher_steps, w, None) if teacher else None
         for sampler, n in itertools.product(samplers, steps):
-            values = evaluate.score(drawn(run, n, w, sampler), real, partner, metrics)
+            try:
+                values = evaluate.score(drawn(run, n, w, sampler), real, partner, metrics)
+            except NotFinite as error:
+                print(f"{sampler}, {n} steps, w = {w:g}: left out, {error}", flush=True)
+                continue
             rows.append({"sampler": sampler, "steps": n, "guidance": w, **values})
+            write_json(path, {**on, "rows": rows})
+    if not rows:
+        raise UserError(f"{args.run}: no samples that are numbers, at any of these settings")
     show(rows, on)
-    write_json(path, {**on, "rows": rows})
     print(f"-> {path}")
 
 
@@ -126,6 +138,8 @@ def check(run: Run, steps: list[int], strengths: list[float], samplers: list[str
         raise UserError(f"{run.dir} is an encoder; there are no samples of it to measure")
     for name in args.metrics.split(",") if args.metrics else ():
         resolve("metrics", name)
+        if name in OF_PAIRS:
+            raise UserError(f"--metrics={name}: {OF_PAIRS[name]}")
     if args.num < 4:
         raise UserError(f"--num {args.num} is too few for metrics")
 

@@ -9,14 +9,16 @@ mistake. A set that is frozen is never made anew. See docs/golden.md.
 """
 
 import argparse
+import itertools
 import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from guided_distill.cli import numbers
+from guided_distill.cli import natural, numbers
 from guided_distill.errors import UserError
 from guided_distill.golden import checks, frozen, measure, verdict
 from guided_distill.plugins import names
@@ -32,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--steps", help="of the students, comma-separated (default: all that are trained)")
     rungs = "w of a set that is made, asked of one noise, comma-separated (default: 0, 1/4, 1/2 and all of the range)"
     parser.add_argument("--guidance", help=rungs)
-    parser.add_argument("--seed", type=int, help="of the noise (default: the set's own)")
+    parser.add_argument("--seed", type=natural, help="of the noise (default: the set's own)")
     parser.add_argument("--features", default="pixels", help=f"{', '.join(names('features'))} (default pixels)")
     parser.add_argument("--weights", help="file of the feature network's weights (default: in the installed package)")
     limits = f"a limit in place of the derived one, may be repeated; of {', '.join(checks.NAMES)}"
@@ -52,12 +54,12 @@ def main(args: argparse.Namespace) -> None:
     if args.set and len({line[0].dir for line in lines}) > 1:
         raise UserError("--set is of one teacher, and the runs have several; give one run at a time")
     found, exceeded = {}, 0
-    for line in lines:
+    for line, name in zip(lines, distinct([line[-1].dir for line in lines]), strict=True):
         golden = verdict.open_set(line, args.set, args.make, args.num, guidance, tolerances, say=say)
         options = {"features": args.features, "weights": args.weights, "tolerances": tolerances, "say": say}
         one = verdict.hold(line, golden, steps, args.seed, **options)
         values = verdict.flat(one.results)
-        found |= values if len(lines) == 1 else {f"{line[-1].dir.name}_{key}": value for key, value in values.items()}
+        found |= values if len(lines) == 1 else {f"{name}_{key}": value for key, value in values.items()}
         exceeded += len(one.exceeded)
         if not args.json:
             show(verdict.tables(one))
@@ -66,6 +68,13 @@ def main(args: argparse.Namespace) -> None:
         print(json.dumps(found))
     if exceeded:
         raise SystemExit(1)
+
+
+def distinct(dirs: Sequence[Path]) -> list[str]:
+    """Names of runs: their folders', with those above them as far as it takes to tell them apart."""
+    dirs = [path.resolve() for path in dirs]
+    depth = next(n for n in itertools.count(1) if len({path.parts[-n:] for path in dirs}) == len(set(dirs)))
+    return ["/".join(path.parts[-depth:]) for path in dirs]
 
 
 def show(tables: Sequence[dict[str, Any]]) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 import guided_distill
-from guided_distill import editing
+from guided_distill import editing, image_sets
 from guided_distill.cli import _images
 
 
@@ -34,7 +34,7 @@ def main(args: argparse.Namespace) -> None:
     if args.mask in editing.MASKS:
         mask = editing.MASKS[args.mask](tuple(run.manifest["shape"]))
     else:
-        mask = _images.picture(Path(args.mask), "L")[..., 0] > 127
+        mask = image_sets.pixels(Path(args.mask), True)[..., 0] > 127
     told = _images.told(args, len(images))
     how = (args.steps, args.resample, args.guidance, args.seed, args.sampler)
     out = editing.inpaint(run, images, mask, *how, **told)

@@ -10,7 +10,7 @@ import argparse
 from pathlib import Path
 
 from guided_distill import report
-from guided_distill.cli import numbers
+from guided_distill.cli import natural, numbers
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--note", action="append", default=[], help="a caveat to show first; may be repeated")
     parser.add_argument("--num", type=int, default=16, help="samples a row (default 16)")
     parser.add_argument("--guidance", help="w of the samples, comma-separated (default: up to three of the measured)")
-    parser.add_argument("--seed", type=int, default=0, help="of the samples' noise (default 0)")
+    parser.add_argument("--seed", type=natural, default=0, help="of the samples' noise (default 0)")
     parser.add_argument("--no_grids", action="store_true", help="draw no samples")
 
 

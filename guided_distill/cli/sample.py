@@ -17,7 +17,7 @@ import numpy as np
 
 import guided_distill
 from guided_distill import conditions, pictures, presets
-from guided_distill.cli import numbers
+from guided_distill.cli import natural, numbers
 from guided_distill.codecs import to_uint8
 from guided_distill.errors import UserError
 from guided_distill.runs import Run
@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--negative", help="a caption to lead away from (teachers only)")
     parser.add_argument("--labels", help="one class or several, in turn: 3 or 3,8 (default: all in turn)")
     parser.add_argument("--sampler", help="ddim, ancestral, stochastic, consistency, heun or dpmpp_2m")
-    parser.add_argument("--seed", type=int, default=0, help="sample k depends on it and k alone (default 0)")
+    parser.add_argument("--seed", type=natural, default=0, help="sample k depends on it and k alone (default 0)")
     parser.add_argument("--step", type=int, help="of the checkpoint (default: the newest)")
     parser.add_argument("--columns", type=int, help="of the grid")
     parser.add_argument("--out", type=Path, default=Path("samples.png"), help="a .png or .npz (default samples.png)")

@@ -74,7 +74,8 @@ def main(args: argparse.Namespace) -> None:
 
 def told(found: dict[str, Any], fake: str, real: str) -> tuple[str, list[list[str]], list[str]]:
     """(title, rows of metric, value and spread, notes) of what `scoring.score` returns."""
-    title = f"{fake}: {found['num_fake']} against {found['num_real']} of {real}, features {found['features']}"
+    how = f" of {found['steps']} steps, w = {found['guidance']:g}, {found['sampler']}" if found["steps"] else ""
+    title = f"{fake}: {found['num_fake']}{how} against {found['num_real']} of {real}, features {found['features']}"
     known = found["fd_name"] == "FID"
     names_of = {"fd": found["fd_name"], "kid": "KID" if known else f"KD-{found['features']}"}
     names_of["inception_score"] = "Inception Score" if known else f"IS-{found['features']}"
@@ -88,7 +89,7 @@ def told(found: dict[str, Any], fake: str, real: str) -> tuple[str, list[list[st
         rows.append([names_of.get(key, key.replace("_", " ")), value, "" if spread is None else f"± {spread:.2g}"])
     if found["floor"] is not None:
         rows.append([f"{found['fd_name']}, the floor: real images against others", f"{found['floor']:.5g}", ""])
-    more = [f"{key}: {found[key]}" for key in ("preprocessing", "seeds", "fingerprint") if found[key]]
+    more = [f"{key}: {found[key]}" for key in ("preprocessing", "seeds", "hash", "fingerprint") if found[key]]
     return title, rows, [*(found["notes"].split("; ") if found["notes"] else []), *more]
 
 

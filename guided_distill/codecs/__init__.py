@@ -67,6 +67,12 @@ def checked(images: np.ndarray, shape: Sequence[int], name: object) -> np.ndarra
     return images
 
 
+def require_finite(samples: np.ndarray, name: object) -> None:
+    """Raises `UserError` for samples of `name`, a run, that hold NaN or infinity: 8 bits have no word for them."""
+    if bad := int(np.sum(~np.isfinite(samples.reshape(len(samples), -1)).all(axis=1))):
+        raise UserError(f"{bad} of {len(samples)} samples of {name} have NaN or infinite values")
+
+
 def to_uint8(images: np.ndarray) -> np.ndarray:
     """float images in [-1, 1] -> uint8."""
     return np.clip(np.round((np.asarray(images) + 1) * 127.5), 0, 255).astype(np.uint8)

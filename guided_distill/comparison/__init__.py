@@ -22,13 +22,14 @@ JUDGE = "judge:"  # How the names of raters begin that are models.
 
 @dataclasses.dataclass(frozen=True)
 class Pair:
-    """Two pictures of one label. `systems` are in the order in which the comparison lists them; who sees which of them
-    on the left is a matter of `Comparison.plan`."""
+    """Two pictures of one label, or one caption. `systems` are in the order in which the comparison lists them; who
+    sees which of them on the left is a matter of `Comparison.plan`."""
 
     id: str
     label: int | None
     systems: tuple[str, str]
     images: tuple[str, str]
+    caption: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,8 +45,9 @@ class Comparison:
     pairs: tuple[Pair, ...]
 
     def asked(self, pair: Pair) -> str:
-        """The question of a pair, its label in the place of "{label}"."""
-        return self.question.replace("{label}", "" if pair.label is None else str(pair.label))
+        """The question of a pair, its label in the place of "{label}", its caption in that of "{caption}"."""
+        question = self.question.replace("{label}", "" if pair.label is None else str(pair.label))
+        return question.replace("{caption}", pair.caption or "")
 
     def png(self, image: str) -> bytes:
         """The picture of an id that stands in a pair."""
@@ -82,5 +84,7 @@ def load(out: str | Path) -> Comparison:
         raise UserError(f"{path} is damaged: {error}") from error
     if told.get("format") != FORMAT:
         raise UserError(f"{path} has format {told.get('format')}; this version reads {FORMAT}")
-    pairs = [Pair(p["id"], p["label"], tuple(p["systems"]), tuple(p["images"])) for p in told["pairs"]]
+    pairs = [
+        Pair(p["id"], p["label"], tuple(p["systems"]), tuple(p["images"]), p.get("caption")) for p in told["pairs"]
+    ]
     return Comparison(Path(out), told["seed"], told["salt"], told["question"], told["systems"], tuple(pairs))

@@ -17,7 +17,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from guided_distill import data, evaluate, image_sets, presets, runs
-from guided_distill.codecs import to_uint8
+from guided_distill.codecs import require_finite, to_uint8
 from guided_distill.comparison import FORMAT, Comparison, load
 from guided_distill.errors import UserError
 from guided_distill.files import write_json
@@ -97,11 +97,11 @@ def make(
     each = -(-num // len(matches))
     starts = _starts(len(systems), each)
     needed = max(starts) + each
-    labels = _labels(systems, needed)
+    labels, prompts = _labels(systems, needed), _prompts(systems, needed)
     drawn = {}
     for system in systems:
         print(f"{system.name}: {needed} pictures of {system.source}", flush=True)
-        drawn[system.name] = draw(system, needed, seed if same_noise else int(rng.integers(2**31)), labels)
+        drawn[system.name] = draw(system, needed, seed if same_noise else int(rng.integers(2**31)), labels, prompts)
     shapes = {name: found.images.shape[1:3] for name, found in drawn.items()}
     if len(set(shapes.values())) > 1:
         told = ", ".join(f"{name} {h}x{w}" for name, (h, w) in shapes.items())
@@ -118,6 +118,7 @@ def make(
             (out / "images" / f"{image}.png").write_bytes(encoded(drawn[system.name].images[index]))
         label = None if labels is None else int(labels[index])
         pairs.append({"id": secrets.token_hex(12), "label": label, "index": index})
+        pairs[-1] |= {"caption": prompts[index]} if prompts else {}
         pairs[-1] |= {"systems": [system.name for system in sides], "images": images}
     told = {"format": FORMAT, "seed": seed, "same_noise": same_noise, "question": question}
     told |= {"salt": secrets.token_hex(16), "systems": {name: found.told for name, found in drawn.items()}}
@@ -147,13 +148,17 @@ def _starts(systems: int, each: int) -> list[int]:
 def _labels(systems: Sequence[System], num: int) -> np.ndarray | None:
     """What all systems show, [num]: as the npz files say, else all classes in turn; None where there are no classes.
     Raises `UserError` where they differ."""
-    given, classes = {}, {}
+    given, classes, bare = {}, {}, []
     for system in systems:
         if system.is_run:
             if count := runs.read_manifest(system.source)["num_classes"]:
                 classes[system.name] = np.arange(num) % count
+            else:
+                bare.append(system.name)
         elif (labels := _pictures(system)[1]) is not None:
             given[system.name] = labels[:num]
+    if classes and bare:
+        raise UserError(f"{next(iter(classes))} knows classes and {bare[0]} does not, so their pictures make no pairs")
     (first, labels), *others = (given or classes or {"": None}).items()
     for name, found in others:
         if not np.array_equal(found, labels):
@@ -161,10 +166,25 @@ def _labels(systems: Sequence[System], num: int) -> np.ndarray | None:
     return labels
 
 
-def draw(system: System, num: int, seed: int, labels: np.ndarray | None) -> Drawn:
+def _prompts(systems: Sequence[System], num: int) -> list[str] | None:
+    """The captions that all runs are asked for, [num]: of the data of the first that knows some; None where no run
+    reads any. Raises `UserError` where some runs read captions and others do not."""
+    read = [(system, runs.read_manifest(system.source)) for system in systems if system.is_run]
+    texts = [bool(manifest.get("text")) for _, manifest in read]
+    if len(set(texts)) > 1:
+        raise UserError("some of the runs read captions and others do not, so their pictures make no pairs")
+    if not any(texts):
+        return None
+    known = next((m for _, m in read if m["data"]["name"] != "unknown"), None)
+    if known is None:
+        raise UserError("no run knows a data set whose captions could be asked for: import one with --data=NAME")
+    return evaluate.told(known, data.images(**known["data"]), num)["prompts"]
+
+
+def draw(system: System, num: int, seed: int, labels: np.ndarray | None, prompts: Sequence[str] | None = None) -> Drawn:
     """The first `num` pictures of a system. Raises `UserError` where it has none, or too few."""
     if system.is_run:
-        return _draw_run(system, num, seed, labels)
+        return _draw_run(system, num, seed, labels, prompts)
     if unused := [key for key in ("steps", "w", "sampler", "preset") if getattr(system, key) is not None]:
         raise UserError(f"--system {system.name}: {system.source} is not a run, so it takes no {', '.join(unused)}")
     pictures, _ = _pictures(system)
@@ -176,7 +196,7 @@ def draw(system: System, num: int, seed: int, labels: np.ndarray | None) -> Draw
     return Drawn(rgb(pictures.read(0, num)), told | {"seconds": system.seconds})
 
 
-def _draw_run(system: System, num: int, seed: int, labels: np.ndarray | None) -> Drawn:
+def _draw_run(system: System, num: int, seed: int, labels: np.ndarray | None, prompts: Sequence[str] | None) -> Drawn:
     run = runs.load(system.source)
     if len(run.manifest["shape"]) != 3:
         raise UserError(f"samples of {system.source} have shape {tuple(run.manifest['shape'])}: no pictures")
@@ -188,14 +208,11 @@ def _draw_run(system: System, num: int, seed: int, labels: np.ndarray | None) ->
         "sampler": system.sampler or preset.get("sampler") or run.manifest["sampler"],
         "seed": seed,
     }
-    if run.manifest.get("text"):
-        found = evaluate.told(run.manifest, data.images(**run.manifest["data"]), num)["prompts"]
-        images = run.sample(num, prompts=found, **asked)
-    else:
-        images = run.sample(num, labels=labels, **asked)
+    images = run.sample(num, labels=labels, prompts=prompts, **asked)
+    require_finite(images, system.source)
     seconds = system.seconds
     if seconds is None:
-        one = {**asked, "labels": None if labels is None else labels[:1]}
+        one = {**asked, "labels": None if labels is None else labels[:1], "prompts": prompts and prompts[:1]}
         run.sample(1, **one)
         seconds = statistics.median(_timed(lambda: run.sample(1, **one)) for _ in range(TIMED))
     return Drawn(rgb(to_uint8(images)), {"source": str(system.source), "run": True, **asked, "seconds": seconds})
@@ -216,9 +233,13 @@ def _pictures(system: System) -> tuple[ImageSet, np.ndarray | None]:
     try:
         with np.load(system.source) as file:
             found = {name: file[name] for name in file.files}
-        return image_sets.of_npz(system.source, found["images"]), found.get("labels")
-    except (OSError, KeyError, zipfile.BadZipFile) as error:
+        images, labels = image_sets.of_npz(system.source, found["images"]), found.get("labels")
+    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
         raise UserError(f"--system {system.name}: cannot read images in {system.source}: {error}") from error
+    if labels is not None and (labels.dtype.kind not in "iu" or labels.shape != (len(images),)):
+        told = f"{labels.dtype} {list(labels.shape)}"
+        raise UserError(f"--system {system.name}: labels in {system.source} are {told}; expected an integer a picture")
+    return images, labels
 
 
 def rgb(images: UInt8[np.ndarray, "n h w c"]) -> UInt8[np.ndarray, "n h w 3"]:

@@ -181,10 +181,9 @@ def serve(out: str, raters: Sequence[str], host: str = "127.0.0.1", port: int = 
     room = Room(comparison, tokens, delay)
     try:
         listening = socket.create_server((host, port))
-    except OSError as error:
-        raise UserError(
-            f"cannot serve at {host}:{port}: {error.strerror or error}; take another --port (0: any)"
-        ) from error
+    except (OSError, OverflowError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise UserError(f"cannot serve at {host}:{port}: {why}; take another --port (0: any)") from error
     if host not in LOCAL:
         print(f"{host} can be reached by others, and whoever has a link can vote by it", flush=True)
     for rater, token in tokens.items():

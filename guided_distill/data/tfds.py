@@ -8,6 +8,7 @@ They are read without it, by the package tensorflow-datasets alone. What is said
 and kept in the cache; pictures are decoded at every access, and `python -m guided_distill data encode` does it once.
 """
 
+import contextlib
 import functools
 import hashlib
 import io
@@ -30,18 +31,18 @@ def make(
     dataset: str = "",
     size: int = 64,
     column: str = "",
-    directory: str | None = None,
+    data_dir: str | None = None,
     flip: bool = False,
     licence: str = LICENCE,
 ) -> Source:
     """uint8 [n, size, size, 3] and captions or labels of `dataset`, a name of TFDS (and /config): the square in the
     middle of each picture, shrunk to the mean over areas. A picture with several captions is as many examples.
 
-    `column`: the feature that has them, "captions/text", say ("": captions, or else "label"). `directory`: where TFDS
+    `column`: the feature that has them, "captions/text", say ("": captions, or else "label"). `data_dir`: where TFDS
     keeps its data sets (None: as TFDS knows it). `flip`: whether what is said is true of mirror images, too. Raises
     `UserError` for what is not there, or not in this form.
     """
-    builder, records = _opened(dataset, split, directory)
+    builder, records = _opened(dataset, split, data_dir)
     column = column or _column(dataset, records[0])
     features = builder.info.features
     classes = (getattr(features[column], "num_classes", None) or 0) if column in features else 0
@@ -50,13 +51,14 @@ def make(
     index = read_index(path)
     if index is None:
         index = _scanned(records, column, classes > 0)
-        write_index(path, index)
+        with contextlib.suppress(OSError):  # Not ours to write in: it is read through again next time.
+            write_index(path, index)
     record = index.pop("record")
     info = info_of(size, flip, licence, num_classes=classes)
     return Pictures(index, info, functools.partial(_picture, records, record, size, dataset), len(record))
 
 
-def _opened(dataset: str, split: str, directory: str | None) -> tuple[Any, Sequence[Mapping[str, Any]]]:
+def _opened(dataset: str, split: str, data_dir: str | None) -> tuple[Any, Sequence[Mapping[str, Any]]]:
     """(builder, its records, pictures as they are in their files)."""
     if not dataset:
         raise UserError("tfds reads a data set of TensorFlow Datasets: say which, dataset=coco_captions, say")
@@ -65,7 +67,7 @@ def _opened(dataset: str, split: str, directory: str | None) -> tuple[Any, Seque
     except ImportError:
         raise UserError("tfds needs the package tensorflow-datasets: pip install tensorflow-datasets") from None
     try:
-        builder = tfds.builder(dataset, data_dir=directory)
+        builder = tfds.builder(dataset, data_dir=data_dir)
     except Exception as error:  # Its own classes of errors stand in modules that change their names.
         raise UserError(f"tfds: no data set {dataset!r} ({str(error).strip().splitlines()[0]})") from error
     info = builder.info

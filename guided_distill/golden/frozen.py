@@ -116,7 +116,7 @@ def freeze(
     rungs outside the range, and for too few items to fill the slices.
     """
     low, high = w_range
-    rungs = sorted({float(w) for w in (rungs or [low + share * (high - low) for share in RUNGS])})
+    rungs = sorted({float(w) for w in (rungs or [(1 - share) * low + share * high for share in RUNGS])})
     if rungs[0] < low or rungs[-1] > high:
         raise UserError(f"guidance {rungs[0]:g} .. {rungs[-1]:g} is outside the range of the runs: [{low:g}, {high:g}]")
     items = tuple(_items(num_classes, counts, (low, high), num, seed, rungs))

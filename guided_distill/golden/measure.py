@@ -3,6 +3,8 @@ each was made from."""
 
 import copy
 import dataclasses
+import hashlib
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -121,6 +123,13 @@ class Bench:
         self._drawn: dict[tuple[Run, int, int], np.ndarray] = {}
         self._featured: dict[int, FeatureSet] = {}
         self._partner: FeatureSet | None = None
+
+    def asked(self) -> str:
+        """sha256 of what answers are held against and of what is told: the same set on other data is another."""
+        whole = hashlib.sha256(np.ascontiguousarray(self.real.features).data)
+        whole.update(json.dumps([self.told.get("prompts"), np.asarray(self.told.get("labels")).tolist()]).encode())
+        whole.update(b"" if self.real.labels is None else np.ascontiguousarray(self.real.labels).tobytes())
+        return whole.hexdigest()
 
     def images(self, run: Run, steps: int, seed: int | None = None) -> np.ndarray:
         """A run's answers [n, ...] at `steps`, whatever of them count there."""

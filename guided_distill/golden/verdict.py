@@ -111,9 +111,10 @@ def w_range(manifests: Sequence[Mapping[str, Any]]) -> tuple[float, float]:
 
 def chance(bench: Bench, name: str, path: Path) -> tuple[dict[str, float | int], dict[str, float]]:
     """(what images of the data score against others, standard deviations of the teacher's metrics over sets of other
-    noise), measured once for a set, a teacher and features, and kept in `path`."""
+    noise), measured once for a set, a teacher, features and data, and kept in `path`."""
     teacher, golden = bench.teacher, bench.golden
-    of = {"set": golden.hash, "teacher": teacher.hash, "features": name}
+    of = {"set": golden.hash, "teacher": teacher.hash, "features": getattr(bench.features, "identity", name)}
+    of |= {"asked": bench.asked()}
     known = read_json(path) or {}
     if all(known.get(key) == value for key, value in of.items()):
         return known["floor"], known["spread"]

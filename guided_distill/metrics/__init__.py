@@ -33,13 +33,17 @@ class TooFew(UserError):
     """A metric needs more samples than there are."""
 
 
+class NotFinite(UserError):
+    """Samples, or what was made of them, hold NaN or infinity."""
+
+
 def checked(
     fake: FeatureSet, real: FeatureSet, *, at_least: int = 2
 ) -> tuple[Float[np.ndarray, "n d"], Float[np.ndarray, "m d"]]:
     """The features of both sets, as they are.
 
     Raises `UserError` for features that are not [n, d], fewer than `at_least` samples (`TooFew`), NaN or infinite
-    entries, or dimensions that differ.
+    entries (`NotFinite`), or dimensions that differ.
     """
     arrays = [usable("fake", fake.features, at_least), usable("real", real.features, at_least)]
     if arrays[0].shape[1] != arrays[1].shape[1]:
@@ -58,7 +62,7 @@ def usable(
     if len(features) < at_least:
         raise TooFew(f"too few {name} samples: {len(features)}; this metric needs at least {at_least}")
     if bad := sum(int(np.sum(~np.isfinite(block).all(axis=1))) for block in blocks(features)):
-        raise UserError(f"{bad} of {len(features)} {name} samples have NaN or infinite {what}")
+        raise NotFinite(f"{bad} of {len(features)} {name} samples have NaN or infinite {what}")
     return features
 
 

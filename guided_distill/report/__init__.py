@@ -90,8 +90,8 @@ def of_runs(out: str | Path, runs: Sequence[str | Path], title: str | None = Non
     """The page of runs and their ancestors with what `python -m guided_distill evaluate` measured of each. `options` as
     `write`. Raises `UserError` for a directory without a run."""
     nodes = chain.gather(runs)
-    rows, on = tables.of_evaluations(nodes)
-    options = {"features": on.pop("features", "pixels"), "settings": on, **options}
+    rows, on, notes = tables.of_evaluations(nodes)
+    options = {"features": on.pop("features", "pixels"), "settings": on, "notes": notes, **options}
     return write(out, title or Path(runs[-1]).resolve().name, runs, rows, **options)
 
 

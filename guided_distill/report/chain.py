@@ -48,6 +48,14 @@ class Node:
         return 2 if self.manifest["guidance"]["kind"] == "external" else 1
 
     @property
+    def hash(self) -> str | None:
+        """Of its newest weights; None where there are none."""
+        try:
+            return runs.load(self.key).hash
+        except UserError:
+            return None
+
+    @property
     def config(self) -> dict[str, Any]:
         """config.json, or {} where it cannot be read."""
         return read_json(self.key / "config.json") or {}

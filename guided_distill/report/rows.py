@@ -100,15 +100,27 @@ def spread(values: Sequence[Number], at_most: int = 3) -> list[Number]:
     return [values[round(k * (len(values) - 1) / (at_most - 1))] for k in range(at_most)]
 
 
-def of_evaluations(nodes: Sequence[Node]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """(rows, what they were measured on) of the evaluation.json of each run that has one."""
-    rows, on, floors = [], {}, {}
+ON = ("features", "num", "reference", "num_reference")
+"""What evaluations have to share to stand in one table."""
+
+
+def of_evaluations(nodes: Sequence[Node]) -> tuple[list[dict[str, Any]], dict[str, Any], list[str]]:
+    """(rows, what they were measured on, notes) of the evaluation.json of each run that has one: of those that were
+    measured as the last of them was; what is left out, or of other weights than a run has now, is noted."""
+    rows, floors, notes = [], {}, []
     present = [node for node in nodes if node.manifest is not None]
-    for node in present:
-        document = read_json(node.key / "evaluation.json")
-        if not isinstance(document, dict) or not document.get("rows"):
+    documents = {node.key: read_json(node.key / "evaluation.json") for node in present}
+    documents = {key: of for key, of in documents.items() if isinstance(of, dict) and of.get("rows")}
+    last = next(reversed(documents.values()), {})
+    on = {k: v for k, v in last.items() if k not in ("rows", "run", "hash", "teacher", "floor")}
+    for node in (node for node in present if node.key in documents):
+        document = documents[node.key]
+        others = [f"{key} {document.get(key)}, not {last.get(key)}" for key in ON if document.get(key) != last.get(key)]
+        if others:
+            notes.append(f"The evaluation of {node.name} is left out: it is of {'; '.join(others)}.")
             continue
-        on |= {k: v for k, v in document.items() if k not in ("rows", "run", "teacher", "floor")}
+        if document.get("hash", node.hash) != node.hash:
+            notes.append(f"The evaluation of {node.name} is of other weights than it has now: evaluate it again.")
         if "floor" in document:
             floors |= {json.dumps(document["floor"]): {"method": FLOOR, **document["floor"]}}
         alone = sum(other.method == node.method for other in present) == 1
@@ -119,7 +131,7 @@ def of_evaluations(nodes: Sequence[Node]) -> tuple[list[dict[str, Any]], dict[st
             name = f"{row['sampler'].upper()} on the {method}" if plain else method
             key = {"method": name, "evaluations": node.cost * row["steps"], "seed": document.get("seed", 0)}
             rows.append({**key, **row})
-    return [*floors.values(), *rows], on
+    return [*floors.values(), *rows], on, notes
 
 
 def table(rows: Sequence[Row]) -> dict[str, Any]:

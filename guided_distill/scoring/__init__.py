@@ -79,6 +79,7 @@ def score(
         "fd_name": fd_name(label, network),
         "preprocessing": getattr(network, "preprocessing", None) or None,
         "seeds": ",".join(map(str, seeds)) if fakes.run else None,
+        **(draw.resolved(fakes.run) if fakes.run else dict.fromkeys(("steps", "guidance", "sampler", "hash"))),
         "notes": "; ".join(filter(None, notes)) or None,
     }
 

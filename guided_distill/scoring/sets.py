@@ -2,12 +2,12 @@
 
 import dataclasses
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from guided_distill import data, evaluate, files, image_sets, mapped, plugins, runs
-from guided_distill.codecs import to_uint8
+from guided_distill.codecs import require_finite, to_uint8
 from guided_distill.errors import UserError
 from guided_distill.image_sets import ImageSet
 from guided_distill.metrics import FeatureSet
@@ -22,6 +22,16 @@ class Draw(NamedTuple):
     steps: int | None = None
     guidance: float | None = None
     sampler: str | None = None
+
+    def resolved(self, run: runs.Run) -> dict[str, Any]:
+        """What a run is sampled with, all of it said."""
+        recommended = run.manifest["recommended"]["guidance"]
+        return {
+            "steps": run.default_steps() if self.steps is None else self.steps,
+            "guidance": recommended if self.guidance is None else self.guidance,
+            "sampler": self.sampler or run.manifest["sampler"],
+            "hash": run.hash,
+        }
 
 
 RECOMMENDED = Draw()
@@ -48,6 +58,7 @@ class Given:
         if self.run.manifest.get("text"):
             told = evaluate.told(self.run.manifest, data.images(**self.run.manifest["data"]), num)
         samples = self.run.sample(num, how.steps, how.guidance, seed=seed, sampler=how.sampler, **told)
+        require_finite(samples, self.name)
         return image_sets.of_array(to_uint8(samples) if samples.ndim == 4 else samples)
 
     def digest(self, images: ImageSet | None) -> str:
