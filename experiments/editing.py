@@ -253,7 +253,7 @@ TITLES = {"digits": "Digits", "emoji": "Emoji"}
 JUDGES = {
     "digits": """Classes in turn; an edit and a translation make the next class of a digit. `is target` and `is source`:
 the share that a support vector machine on pixels takes for the class that was asked for, and for the image's own
-(fitted on half of the images, it knows {accuracy:.1%} of the other half).""",
+(fitted on half of the images, it knows {accuracy:.1%} of the other half, which those here are of).""",
     "emoji": """First those that were held out of training, then some that were trained on. An edit asks for another
 name in the same style, a translation for the same name in another style. `is target` and `is source`: the share whose
 caption, of the two, a matcher finds among a hundred (fitted on the real pairs that were trained on; of the real
