@@ -2,6 +2,7 @@
 bytes."""
 
 import dataclasses
+import functools
 import os
 import warnings
 import zipfile
@@ -35,8 +36,12 @@ class Pictures(Source):
     def __len__(self) -> int:
         return self.num
 
+    @functools.cached_property
+    def _indices(self) -> np.ndarray:
+        return np.arange(self.num)
+
     def __getitem__(self, index: int | np.integer | np.ndarray | slice) -> dict[str, np.ndarray | np.generic]:
-        wanted = np.arange(len(self))[index]
+        wanted = self._indices[index]
         images = np.empty((wanted.size, *self.info.shape), np.uint8)
         with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow decodes without the interpreter's lock.
             for row, image in zip(images, pool.map(self.picture, wanted.ravel().tolist()), strict=True):
