@@ -1,8 +1,8 @@
 """How the teacher of Fashion-MNIST's small budget was chosen: networks trained for the same few minutes.
 
-    python -m experiments.fashion_mnist_choice --workdir=DIR [--seed=0] [--tiny]        (2 CPU cores, about 20 minutes)
+    python -m experiments.fashion_mnist_choice --workdir=DIR [--seed=0] [--tiny]        (2 CPU cores, about 15 minutes)
 
-Each network gets as many updates as two idle cores make in about 4.5 minutes; 500 samples of 32 x 2 evaluations at w =
+Each network gets as many updates as two idle cores make in 3 to 4.5 minutes; 500 samples of 32 x 2 evaluations at w =
 0 and 1 against 2,000 test images. Writes DIR/results.json, which `publish table` puts on the data set's page.
 """
 
