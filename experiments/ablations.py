@@ -1,7 +1,7 @@
 """What the method rests on: one part at a time changed or taken away, on the oracle and on digits.
 
     python -m experiments.ablations --on=mixture2d --workdir=DIR [--seeds=0,1,2] [--only=NAME,...] [--tiny]
-    python -m experiments.ablations --on=digits --workdir=DIR [--rows=docs/results/ablations_mixture2d.json]
+    python -m experiments.ablations --on=digits --workdir=DIR [--rows=docs/results/ablations_digits.json]
 
 Each row is a variant's student at 1, 4 or 16 steps. On `mixture2d` it has the mean `distance` to the end of the exact
 guided flow from the same noise, over 2,048 samples; on digits the Fréchet distance to the data on raw pixels and the
