@@ -231,9 +231,9 @@ other work to do."""
 
 CHOICE = """For the small budget: U-Nets of these channels and multipliers, one residual block a level, each trained
 for as many updates as fit about the same minutes; {num} samples of 32 x 2 evaluations against {reference} test images.
-The narrow one with the wide lowest level is the nearest to the data at w = 1, within its error of the others at w = 0,
-and the cheapest to sample. (A fourth, on patches of 2 x 2 pixels, was worse; its code is gone.) How many steps the
-teacher needs is in the rows above: what its 128 lack to 1,024."""
+The narrow one with the wide lowest level is nearer to the data than the broadest at w = 1, else within its error of
+the others, and the cheapest to sample. (A fourth, on patches of 2 x 2 pixels, was worse; its code is gone.) How many
+steps the teacher needs is in the rows above: what its 128 lack to 1,024."""
 
 TARGETS = """Set before the run. With as few samples as here the kernel distance, its error beside it, stands in the
 Fréchet distance's place; the error is over subsets of samples, not over trainings."""

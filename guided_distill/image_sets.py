@@ -7,10 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-from PIL import ExifTags, Image
 
-from guided_distill import mapped
-from guided_distill.data import Source, _pictures
+from guided_distill import decoding, mapped
+from guided_distill.data import Source
 from guided_distill.errors import UserError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
@@ -89,7 +88,9 @@ def of_folder(path: Path) -> ImageSet:
         raise UserError(f"no images in {path}: expected files that end in {', '.join(SUFFIXES)}")
     first, modes = None, set()
     for file in files:
-        size, mode = _header(file)
+        size, mode = decoding.header(file)
+        if mode not in GREY + COLOUR:
+            raise UserError(f"{file} has pixels of the kind {mode}; expected 8 bits a channel")
         first = first or size
         if size != first:
             told = " and ".join(f"{f} ({w} x {h})" for f, (w, h) in ((files[0].name, first), (file.name, size)))
@@ -101,25 +102,15 @@ def of_folder(path: Path) -> ImageSet:
     def read(start: int, stop: int) -> np.ndarray:
         with ThreadPoolExecutor(4) as pool:  # Pillow decodes without holding the interpreter.
             found = list(pool.map(lambda file: pixels(file, grey), files[start:stop]))
-        return np.stack(found).reshape(stop - start, *shape)
+        for file, image in zip(files[start:stop], found, strict=True):
+            if image.shape != shape:  # Turned, as only the end of the file says.
+                raise UserError(f"{file} is {image.shape[1]} x {image.shape[0]}, turned; bring all to one size first")
+        return np.stack(found)
 
     return ImageSet(len(files), shape, read, files)
 
 
-def _header(file: Path) -> tuple[tuple[int, int], str]:
-    """((width, height) upright, mode); only the head of the file is read."""
-    try:
-        with Image.open(file) as image:
-            (width, height), mode = image.size, image.mode
-            turned = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5  # By a quarter.
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise UserError(f"{file} is no image that can be read: {error}") from error
-    if mode not in GREY + COLOUR:
-        raise UserError(f"{file} has pixels of the kind {mode}; expected 8 bits a channel")
-    return (height, width) if turned else (width, height), mode
-
-
 def pixels(file: Path, grey: bool) -> np.ndarray:
-    """uint8 [h, w, 1 or 3] of a file, `upright`. Raises `UserError` for what is no image."""
-    found = np.asarray(_pictures.upright(file, file).convert("L" if grey else "RGB"))
+    """uint8 [h, w, 1 or 3] of a file, `decoding.upright`. Raises `UserError` for what is no image."""
+    found = np.asarray(decoding.upright(file, file).convert("L" if grey else "RGB"))
     return found[..., None] if grey else found

@@ -43,10 +43,8 @@ class Teacher:
             return lambda leaves: bind(leaves["teacher"])
         main, other = runs.parameterised(manifest), runs.parameterised(other)
         does_without = self.other.manifest["guidance"]["kind"] == "external"
-        null, bounds = (
-            conditions.null(self.other.manifest) if does_without else {},
-            manifest["guidance"].get("interval"),
-        )
+        null = conditions.null(self.other.manifest) if does_without else {}
+        bounds = manifest["guidance"].get("interval")
 
         def bound(leaves: Any) -> Denoiser:
             pair = main.bind(leaves["teacher"]), null, other.bind(leaves["unconditional"])

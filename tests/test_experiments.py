@@ -20,6 +20,7 @@ from experiments import (
     results,
 )
 from experiments.results import Results
+from guided_distill import data, evaluate
 from guided_distill.errors import UserError
 
 
@@ -207,3 +208,12 @@ def test_a_matcher_finds_captions_of_pictures_that_say_them():
     assert judge.left_out > 0.95 and judge.precision(features, told) > 0.95
     others = told[1:] + told[:1]
     assert judge.precision(features, others) < 0.05 and judge.precision(rng.standard_normal((600, 20)), told) < 0.05
+
+
+def test_halves_of_a_row_of_emoji_are_alike():
+    """Captions are asked for in no order: names of the first half are not all before those of the other."""
+    source = data.load("synthetic", num=64, captions=True)
+    pairs = emoji.Pairs(source, evaluate.load_features("pixels")[1], 40, repeats=2)
+    index = [pairs.captions.index(caption) for caption in pairs.asked[:40]]
+    assert len(pairs.asked) == 80 and pairs.asked[:40] == pairs.asked[40:]
+    assert index != sorted(index) and max(index[:20]) > min(index[20:])

@@ -425,6 +425,15 @@ def test_scores_of_a_run_are_what_best_goes_by(teacher, tmp_path):
     assert set(checkpoint.Checkpoints(run).steps()) == {min(scores, key=scores.get), 16, 20}
 
 
+def test_samples_that_are_no_numbers_cost_no_update(teacher, tmp_path, monkeypatch, caplog):
+    """They are not scored, and training goes on and is saved."""
+    nothing = lambda self, state, index, num: (np.full((num, 2), np.nan, np.float32), None)  # noqa: E731
+    monkeypatch.setattr(trainer.Preview, "_generate", nothing)
+    run = trainer.run(student(teacher, eval_num=200, sample_every=4), tmp_path / "run", say=str)
+    assert checkpoint.Checkpoints(run).latest_sound(str) == 20 and "not scored, 1000 of 1000" in caplog.text
+    assert not [row for row in soak.rows(run) if row["kind"] == "eval"]
+
+
 @pytest.mark.parametrize(
     "changes, message",
     [

@@ -11,6 +11,7 @@ import pytest
 from configs import mixture2d_teacher
 from experiments.golden_damage import Misled, damages, skipped_round, swapped
 from guided_distill import data, evaluate, runs, trainer
+from guided_distill.cli import golden as golden_verb
 from guided_distill.errors import UserError
 from guided_distill.golden import checks, frozen, measure, verdict
 from guided_distill.golden.measure import PLAIN, STAGE_ONE, STUDENT, TEACHER, Stage, astray, confusion
@@ -267,3 +268,8 @@ def test_a_lineage_is_found_by_manifests(mixture):
     assert found[2].before is found[1] and found[2].skipped is line[1] and found[3].before is found[2]
     with pytest.raises(UserError, match="--steps 3"):
         measure.stages(line, [3])
+
+
+def test_runs_of_one_name_are_told_apart(tmp_path):
+    names = golden_verb.distinct([tmp_path / "a" / "student", tmp_path / "b" / "student"])
+    assert names == ["a/student", "b/student"] and golden_verb.distinct([tmp_path / "a" / "student"]) == ["student"]

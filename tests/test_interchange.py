@@ -381,6 +381,22 @@ def test_the_card_says_what_one_has_to_know(captioned, classes, halved, tmp_path
     compile(code, "card", "exec")
 
 
+@pytest.mark.parametrize("kind", ["external", "embedded"])
+@pytest.mark.parametrize(("classes", "label_as", "text"), [(5, "time", None), (5, "token", None), (0, "time", "clip")])
+def test_the_loop_on_a_card_tells_both_halves_what_they_are_for(kind, classes, label_as, text):
+    network = {"num_classes": classes, "label_as": label_as, "embed_guidance": False}
+    prepared, evaluated = card.loop({"network": {"args": network}, "guidance": {"kind": kind}, "text": text}, "f")
+    calls = [line.partition("unet")[2] for line in evaluated if "unet(" in line]
+    assert len(calls) == (2 if kind == "external" else 1) and all(line.isascii() for line in prepared)
+    told = "states" if text or label_as == "token" else "None"
+    assert calls[0].startswith(f"(z, t, {told}") and ("class_labels=labels" in calls[0]) == (told == "None")
+    if kind == "external":
+        untold = "null_states" if told == "states" else "None"
+        assert calls[1].startswith(f"(z, t, {untold}") and ("class_labels=null" in calls[1]) == (untold == "None")
+        assert evaluated[-1] == "out = told + w[:, None, None, None] * (told - untold)"
+        assert ("null = torch.full_like(labels, 5)" in prepared) == bool(classes)
+
+
 def test_a_shift_that_no_pipeline_knows_is_told(tmp_path):
     """diffusers' pipelines only divide latents by their scale; and a shift that was left out stays out."""
     folder = write_captioned(tmp_path / "shifted")

@@ -173,10 +173,17 @@ def test_folders_are_seen_as_data_sets_see_them(tmp_path):
     expected[:3] = 255
     assert found.shape == (8, 6, 3)
     np.testing.assert_array_equal(found.read(0, 1)[0], np.rot90(expected, -1))
-    broken = bytearray((tmp_path / "f" / "a.png").read_bytes())
+    content = (tmp_path / "f" / "a.png").read_bytes()
+    at = content.index(b"eXIf") - 4
+    size = 12 + int.from_bytes(content[at : at + 4], "big")
+    late = content[:at] + content[at + size : -12] + content[at : at + size] + content[-12:]  # Behind the pixels.
+    (tmp_path / "f" / "a.png").write_bytes(late)
+    with pytest.raises(UserError, match=r"a\.png is 6 x 8, turned"):
+        list(image_sets.of_folder(tmp_path / "f").parts())
+    broken = bytearray(content)
     broken[broken.index(b"IDAT")] = 0xFF
     (tmp_path / "f" / "a.png").write_bytes(broken)
-    with pytest.raises(UserError, match=r"is no.* that can be read"):
+    with pytest.raises(UserError, match=r"is not a picture"):
         list(image_sets.of_folder(tmp_path / "f").parts())
 
 
@@ -193,8 +200,8 @@ def test_folders_that_cannot_be_measured_are_told(tmp_path):
     told("no images in .*expected files that end in .png", lambda folder: [p.unlink() for p in folder.iterdir()])
     deep = Image.fromarray(np.zeros((8, 8), np.uint16))
     told("z.png has pixels of the kind I;16", lambda folder: deep.save(folder / "z.png"))
-    told("z.png is no image", lambda folder: (folder / "z.png").write_bytes(b"something"))
-    told(r"00001.png is no image", lambda f: (f / "00001.png").write_bytes((f / "00001.png").read_bytes()[:90]))
+    told("z.png is not a picture", lambda folder: (folder / "z.png").write_bytes(b"something"))
+    told(r"00001.png is not a picture", lambda f: (f / "00001.png").write_bytes((f / "00001.png").read_bytes()[:90]))
 
 
 def test_a_digest_is_of_contents(tmp_path):

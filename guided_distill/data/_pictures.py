@@ -12,8 +12,9 @@ from io import BufferedIOBase
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
+from guided_distill import decoding
 from guided_distill.data import Info, Source
 from guided_distill.errors import UserError
 
@@ -77,26 +78,10 @@ def as_bytes(captions: Sequence[str]) -> np.ndarray:
     return np.array(encoded, "S") if encoded else np.zeros(0, "S1")
 
 
-def upright(stream: BufferedIOBase | Path, what: object) -> Image.Image:
-    """A picture in a file, in colour, as it is to be seen: turned as its camera said, on white where it is transparent.
-    Raises `UserError` naming `what` where it is damaged."""
-    try:
-        with Image.open(stream) as image:
-            if image.mode[0] in "IF":
-                raise ValueError(f"its mode is {image.mode}, not one of 8 bits")
-            turned = ImageOps.exif_transpose(image)
-            if turned.has_transparency_data:
-                turned = turned.convert("RGBA")
-                turned = Image.alpha_composite(Image.new("RGBA", turned.size, "white"), turned)
-            return turned.convert("RGB")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise UserError(f"{what} is not a picture that can be read ({error}): mend it, or take it away") from error
-
-
 def square(stream: BufferedIOBase | Path, size: int, what: object) -> np.ndarray:
     """A picture in a file -> uint8 [size, size, 3]: `upright`, the square in its middle, shrunk to the mean over areas,
     or enlarged by bicubic interpolation. Raises `UserError` as it does."""
-    colours = upright(stream, what)
+    colours = decoding.upright(stream, what)
     side = min(colours.size)
     left, top = (colours.width - side) // 2, (colours.height - side) // 2
     how = Image.Resampling.BOX if side >= size else Image.Resampling.BICUBIC

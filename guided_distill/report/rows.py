@@ -119,7 +119,7 @@ def of_evaluations(nodes: Sequence[Node]) -> tuple[list[dict[str, Any]], dict[st
         if others:
             notes.append(f"The evaluation of {node.name} is left out: it is of {'; '.join(others)}.")
             continue
-        if document.get("hash", node.hash) != node.hash:
+        if "hash" in document and node.hash not in (None, document["hash"]):
             notes.append(f"The evaluation of {node.name} is of other weights than it has now: evaluate it again.")
         if "floor" in document:
             floors |= {json.dumps(document["floor"]): {"method": FLOOR, **document["floor"]}}
