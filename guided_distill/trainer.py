@@ -292,8 +292,10 @@ def require_own(workdir: Path, stage: stages.Stage) -> None:
         if before.get(key) != now.get(key) and not any(f"{key}.".startswith(f"{free}.") for free in MAY_CHANGE)
     ]
     if differ:
-        shown = "; ".join(f"{k} was {before.get(k)!r}, is {now.get(k)!r}" for k in differ[:4])
-        raise UserError(f"{workdir} belongs to another config ({shown}); choose another --workdir or remove it")
+        told = lambda key, there: repr(there[key]) if key in there else "not there"  # noqa: E731
+        shown = "; ".join(f"{key} was {told(key, before)}, is {told(key, now)}" for key in differ[:4])
+        hint = "" if all(key in before for key in differ) else ", or go on with the code that began it"
+        raise UserError(f"{workdir} belongs to another config ({shown}); choose another --workdir or remove it{hint}")
     if (workdir / "manifest.json").is_file():
         hashes = [[of["hash"] for of in m["teacher"]] for m in (runs.read_manifest(workdir), stage.manifest)]
         if hashes[0] != hashes[1]:

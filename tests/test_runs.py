@@ -243,6 +243,15 @@ def test_a_work_directory_of_another_config_is_refused(digits, tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(UserError, match=r"holds notes.txt and no run"):
         trainer.run(config.to_dict(), tmp_path)
+    older = tmp_path / "older"
+    shutil.copytree(digits / "teacher", older)
+    before = json.loads((older / "config.json").read_text())
+    del before["optim"]["warmup"]
+    (older / "config.json").write_text(json.dumps(before))
+    with pytest.raises(
+        UserError, match=r"\(optim.lr was 0.001, is 0.5; optim.warmup was not there, is .*code that began"
+    ):
+        trainer.run(config.to_dict(), older)
 
 
 def test_sample_verb_writes_grids_and_arrays(digits, tmp_path, capsys):
