@@ -31,7 +31,7 @@ def main(argv: list[str]) -> int:
     """Returns the exit status: 0, 2 after a mistake, told in one line, or 75 after SIGTERM, when the run has saved."""
     if len(argv) > 1:
         return launch.tell(ValueError(f"unexpected argument {argv[1]!r}; flags look like --config=configs/x.py"))
-    launch.prepare_process(alone=ADDRESS.value is None)
+    launch.prepare_process()
     return launch.guarded(train)
 
 

@@ -25,7 +25,18 @@ import numpy as np
 import optax
 
 from experiments.results import Results, arguments
-from experiments.timing import SCHEDULE, Case, cases, combined, compared, interleave, load, spread, stateful
+from experiments.timing import (
+    CAPTIONED,
+    SCHEDULE,
+    Case,
+    cases,
+    combined,
+    compared,
+    interleave,
+    load,
+    spread,
+    stateful,
+)
 from guided_distill import codecs, flops, launch, rounds, samplers, schedules, state, train_step, weighting
 from guided_distill.denoiser import Parameterised
 from guided_distill.errors import one_of
@@ -35,28 +46,32 @@ from guided_distill.objectives import progressive
 
 PARTS = ("flags", "sampling", "update", "torch", "startup")
 Row = dict[str, Any]
-# Of jaxlib 0.10 and 0.12, as `--xla_dump_to` writes it.
-XLA_DEFAULT = ",".join(f"LIBRARY_FUSION_TYPE_{kind}" for kind in ("INDIVIDUAL_CONVOLUTION", "INDIVIDUAL_DOT", "REDUCE"))
+# What XLA may hand to YNNPACK on CPUs; its default is that of jaxlib 0.10 and 0.12, as `--xla_dump_to` writes it.
+OTHER_FLAGS = {
+    "default": ("INDIVIDUAL_CONVOLUTION", "INDIVIDUAL_DOT", "REDUCE"),
+    "elementwise": ("DOT", "ELTWISE", "REDUCE"),
+}
 
 
 def flags(case: Case) -> list[Row]:
     """A forward pass and a gradient with the XLA flag that `launch.prepare_process` sets on CPUs, against XLA's own
-    default."""
+    default, and against elementwise operations by YNNPACK, too."""
     if jax.default_backend() != "cpu":
         return []
     network, (z, cond) = case.denoiser(), case.inputs()
     params, logsnr = case.parameters(network), jnp.zeros((case.batch,))
     forward = lambda params: network.bind(params)(z, logsnr, cond).x  # noqa: E731
     name, _, ours = launch.CPU_FLAG.strip("-").partition("=")
+    values = {kind: ",".join(f"LIBRARY_FUSION_TYPE_{of}" for of in kinds) for kind, kinds in OTHER_FLAGS.items()}
     rows = []
     for what, function in (("forward", forward), ("gradient", jax.grad(lambda params: jnp.mean(forward(params) ** 2)))):
         programs = {
-            kind: jax.jit(function, compiler_options={name: value})
-            for kind, value in (("ours", ours), ("default", XLA_DEFAULT))
+            kind: jax.jit(function, compiler_options={name: value}) for kind, value in {"ours": ours, **values}.items()
         }
         calls = {kind: lambda program=program: program(params) for kind, program in programs.items()}
         seconds = interleave(calls, case.repeats)
-        rows.append({"what": what, **compared(seconds["ours"], seconds["default"])})
+        for kind in values:
+            rows.append({"what": what, "other": kind, **compared(seconds["ours"], seconds[kind])})
     return rows
 
 
@@ -252,7 +267,8 @@ def main() -> None:
         else:
             print("torch: skipped, PyTorch and diffusers are not installed (pip install torch diffusers)", flush=True)
     for part, compute in of_cases.items():
-        for case in cases(args.tiny) if part in parts else ():
+        extra = () if args.tiny or part != "flags" else (CAPTIONED,)
+        for case in (*cases(args.tiny), *extra) if part in parts else ():
             measure(part, str(case), lambda compute=compute, case=case: compute(case))
     if "startup" in parts:
         argument, repeats = ("tiny", 1) if args.tiny else ("", 3)

@@ -13,14 +13,15 @@ import jax.numpy as jnp
 
 from guided_distill import schedules
 from guided_distill.denoiser import Parameterised
-from guided_distill.models.unet import UNet
+from guided_distill.plugins import resolve
 
 SCHEDULE = schedules.Cosine()
 
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """A network and the work it is timed on: a batch, and `steps` of sampling."""
+    """A network, `of` which kind, and the work it is timed on: a batch, and `steps` of sampling; `text`: the shape of a
+    caption's states, where it reads one."""
 
     name: str
     shape: tuple[int, int, int]
@@ -28,6 +29,8 @@ class Case:
     steps: int
     repeats: int
     network: Mapping[str, Any]
+    of: str = "unet"
+    text: tuple[int, ...] = ()
 
     def __str__(self) -> str:
         return f"{self.name}, batch {self.batch}"
@@ -35,13 +38,16 @@ class Case:
     def denoiser(self, guided: bool = True) -> Parameterised:
         """The U-Net; with classes and w, or told nothing but the time."""
         known = {"num_classes": 10, "embed_guidance": True} if guided else {}
-        network = UNet(out_channels=self.shape[-1], **self.network, **known)
+        network = resolve("models", self.of).Network(out_channels=self.shape[-1], **self.network, **known)
         return Parameterised(network, "v", "u", SCHEDULE)
 
     def inputs(self) -> tuple[jax.Array, dict[str, jax.Array]]:
         """(z, cond), from a fixed seed."""
         z = jax.random.normal(jax.random.key(0), (self.batch, *self.shape))
-        return z, {"label": jnp.arange(self.batch) % 10, "guidance": jnp.ones((self.batch,))}
+        cond = {"label": jnp.arange(self.batch) % 10, "guidance": jnp.ones((self.batch,))}
+        if self.text:
+            cond["text"] = jax.random.normal(jax.random.key(3), (self.batch, *self.text))
+        return z, cond
 
     def parameters(self, of: Parameterised) -> Any:
         """Random parameters, none of them zero, so that nothing can be skipped."""
@@ -60,6 +66,9 @@ CASES = (
     Case("8x8 digits", (8, 8, 1), 64, 16, 15, DIGITS | {"num_heads": 2}),
     Case("32x32x3", (32, 32, 3), 8, 8, 9, LARGER),
 )
+LATENT = {"channels": 32, "channel_multipliers": (1, 2), "num_res_blocks": 1, "attention_downsampling": (1, 2)}
+LATENT |= {"head_dim": 16, "groups": 8, "cross_attention_dim": 384}
+CAPTIONED = Case("8x8x8 latents, captions", (8, 8, 8), 64, 16, 15, LATENT, "latent_unet", (16, 384))
 TINY = (Case("tiny", (8, 8, 3), 2, 2, 2, DIGITS | {"channels": 8}),)
 
 

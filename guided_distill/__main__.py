@@ -20,9 +20,7 @@ def main(argv: list[str] | None = None) -> int:
     if more and not ("keys" in args and all(flag.startswith("--config.") for flag in more)):
         parser.error(f"unrecognized arguments: {' '.join(more)}")
     args.keys = more
-    launch.prepare_process(
-        alone=getattr(args, "devices", None) is None
-    )  # A plan may ask for devices that are not there.
+    launch.prepare_process()
     return launch.guarded(args.handler, args)
 
 

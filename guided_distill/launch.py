@@ -15,11 +15,9 @@ from guided_distill import preemption, trainer
 from guided_distill.errors import UserError
 from guided_distill.preemption import Preempted
 
-CPU_FLAG = "--xla_cpu_experimental_ynn_fusion_type=" + ",".join(
-    f"LIBRARY_FUSION_TYPE_{kind}" for kind in ("DOT", "ELTWISE", "REDUCE")
-)
-"""What XLA hands to YNNPACK on CPUs. Its default has convolutions and no elementwise operations, and is slower for
-U-Nets (docs/results/bench.md)."""
+CPU_FLAG = "--xla_cpu_experimental_ynn_fusion_type=LIBRARY_FUSION_TYPE_DOT"
+"""What XLA hands to YNNPACK on CPUs: products. Its default has convolutions and sums, too, and is slower for U-Nets; so
+are elementwise operations there, most of all in transformers (docs/results/bench.md)."""
 FLAG_SINCE, FLAG_UNTIL = (0, 10), (0, 12)  # XLA ends the process over a flag that it does not know.
 
 
@@ -145,18 +143,16 @@ def join_processes(
         raise UserError(f"cannot join the other processes at {address or 'the address found'}: {error}") from error
 
 
-def prepare_process(alone: bool = True) -> None:
+def prepare_process() -> None:
     """Orbax's chatter is silenced. Compiled programs are kept between runs, the small ones too, of which there are
-    many, unless JAX_COMPILATION_CACHE_DIR says where (or that it is off, when empty). On CPUs, convolutions are left to
-    XLA's own kernels, unless XLA_FLAGS says otherwise: see `CPU_FLAG`. With it XLA refuses some programs whose weights
-    are gathered from several CPU devices, so it is for one that is `alone`. To be called before JAX computes
-    anything."""
+    many, unless JAX_COMPILATION_CACHE_DIR says where (or that it is off, when empty). On CPUs, convolutions and
+    elementwise operations are left to XLA's own kernels, unless XLA_FLAGS says otherwise: see `CPU_FLAG`. To be called
+    before JAX computes anything."""
     logging.set_verbosity(logging.FATAL)  # Its errors come back as exceptions, and are told once.
     if jax.config.jax_compilation_cache_dir is None:
         jax.config.update("jax_compilation_cache_dir", str(Path.home() / ".cache" / "guided_distill" / "jax"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     flags_of_xla = os.environ.get("XLA_FLAGS", "")
-    alone = alone and "host_platform_device_count" not in flags_of_xla and jax.config.jax_num_cpu_devices <= 1
     known = FLAG_SINCE <= jax.__version_info__[:2] <= FLAG_UNTIL
-    if alone and known and CPU_FLAG.split("=")[0] not in flags_of_xla:
+    if known and CPU_FLAG.split("=")[0] not in flags_of_xla:
         os.environ["XLA_FLAGS"] = f"{flags_of_xla} {CPU_FLAG}".strip()

@@ -16,7 +16,7 @@ from jax.sharding import AxisType, Mesh
 from jax.sharding import PartitionSpec as P
 
 from configs import digits_teacher, mixture2d_stage1
-from guided_distill import data, parallel, stages, train_step, trainer
+from guided_distill import data, launch, parallel, stages, train_step, trainer
 from guided_distill.errors import UserError
 
 ROOT = Path(__file__).parents[1]
@@ -251,7 +251,7 @@ def meshes(mixture):
     """What tests/meshes.py found with eight devices."""
     environment = {
         **os.environ,
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count=8 {launch.CPU_FLAG}",
         "PYTHONPATH": str(ROOT),
         "JAX_COMPILATION_CACHE_DIR": str(jax.config.jax_compilation_cache_dir),
     }
