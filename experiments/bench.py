@@ -26,7 +26,6 @@ import optax
 
 from experiments.results import Results, arguments
 from experiments.timing import (
-    CAPTIONED,
     SCHEDULE,
     Case,
     cases,
@@ -267,8 +266,7 @@ def main() -> None:
         else:
             print("torch: skipped, PyTorch and diffusers are not installed (pip install torch diffusers)", flush=True)
     for part, compute in of_cases.items():
-        extra = () if args.tiny or part != "flags" else (CAPTIONED,)
-        for case in (*cases(args.tiny), *extra) if part in parts else ():
+        for case in cases(args.tiny, captioned=part == "flags") if part in parts else ():
             measure(part, str(case), lambda compute=compute, case=case: compute(case))
     if "startup" in parts:
         argument, repeats = ("tiny", 1) if args.tiny else ("", 3)

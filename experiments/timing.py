@@ -72,9 +72,11 @@ CAPTIONED = Case("8x8x8 latents, captions", (8, 8, 8), 64, 16, 15, LATENT, "late
 TINY = (Case("tiny", (8, 8, 3), 2, 2, 2, DIGITS | {"channels": 8}),)
 
 
-def cases(tiny: bool) -> tuple[Case, ...]:
-    """What is timed."""
-    return TINY if tiny else CASES
+def cases(tiny: bool, captioned: bool = False) -> tuple[Case, ...]:
+    """What is timed; with a network that reads captions, if `captioned`."""
+    if tiny:
+        return (*TINY, dataclasses.replace(CAPTIONED, batch=2, repeats=2)) if captioned else TINY
+    return (*CASES, CAPTIONED) if captioned else CASES
 
 
 def interleave(programs: Mapping[str, Callable[[], Any]], repeats: int, warmups: int = 2) -> dict[str, list[float]]:

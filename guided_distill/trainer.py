@@ -294,7 +294,7 @@ def require_own(workdir: Path, stage: stages.Stage) -> None:
     if differ:
         told = lambda key, there: repr(there[key]) if key in there else "not there"  # noqa: E731
         shown = "; ".join(f"{key} was {told(key, before)}, is {told(key, now)}" for key in differ[:4])
-        hint = "" if all(key in before for key in differ) else ", or go on with the code that began it"
+        hint = "" if all(key in before and key in now for key in differ) else ", or go on with the code that began it"
         raise UserError(f"{workdir} belongs to another config ({shown}); choose another --workdir or remove it{hint}")
     if (workdir / "manifest.json").is_file():
         hashes = [[of["hash"] for of in m["teacher"]] for m in (runs.read_manifest(workdir), stage.manifest)]

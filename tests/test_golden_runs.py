@@ -181,9 +181,8 @@ def test_training_answers_the_set_after_every_round(chain, tmp_path):
     assert answers[-1]["paired_distance"] == pytest.approx(again["paired_distance"], rel=1e-5)
     assert answers[-1]["recall"] == pytest.approx(again["recall"], abs=0.01)
     other = measure.Bench(golden, line[0], data.load("mixture2d", num=500), evaluate.load_features("pixels")[1])
-    assert (
-        other.asked() != bench.asked() == bench.at(7).asked()
-    )  # What chance is on one is not what it is on the other.
+    # What chance is on one is not what it is on the other.
+    assert other.asked() != bench.asked() == bench.at(7).asked()
 
 
 def other_range(chain):

@@ -79,8 +79,8 @@ def as_bytes(captions: Sequence[str]) -> np.ndarray:
 
 
 def square(stream: BufferedIOBase | Path, size: int, what: object) -> np.ndarray:
-    """A picture in a file -> uint8 [size, size, 3]: `upright`, the square in its middle, shrunk to the mean over areas,
-    or enlarged by bicubic interpolation. Raises `UserError` as it does."""
+    """A picture in a file -> uint8 [size, size, 3]: `decoding.upright`, the square in its middle, shrunk to the mean
+    over areas, or enlarged by bicubic interpolation. Raises `UserError` as it does."""
     colours = decoding.upright(stream, what)
     side = min(colours.size)
     left, top = (colours.width - side) // 2, (colours.height - side) // 2
