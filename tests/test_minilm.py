@@ -202,6 +202,14 @@ def test_length_and_company_do_not_matter(encoder, folder):
     assert_close(minilm.encoder(folder, length=12, batch_size=2).encode(captions[1:])[::-1], found[:0:-1])
 
 
+def test_short_captions_are_read_together_and_up_to_their_longest(folder, monkeypatch):
+    lengths, states = [], minilm._states
+    monkeypatch.setattr(minilm, "_states", lambda *given: lengths.append(given[3].shape[1]) or states(*given))
+    found = minilm.encoder(folder, length=20, batch_size=2).encode(["a cat " * 8, "a red cat", "cat", "", "the cat"])
+    assert lengths == [4, 8, 20] and found.shape == (5, 20, WIDTH)
+    assert [int(row.any(1).sum()) for row in found] == [18, 5, 3, 2, 4]
+
+
 def test_long_captions_are_cut_and_end_all_the_same(encoder):
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -240,9 +240,24 @@ def encoder(weights: str | Path | None = None, length: int = LENGTH, sha256: str
     if tokens.core.get_vocab_size() > tower.vocab:
         many = f"{tokens.core.get_vocab_size()} tokens, and the tower knows {tower.vocab}"
         raise UserError(f"the tokenizer beside {weights or PACKAGE} has {many}: they do not belong together")
-    apply = functools.partial(_states, tower, tokens.pad, jax.device_put(params))
-    encode = lambda captions: in_batches(apply, tokens(captions), batch_size)  # noqa: E731
+    encode = functools.partial(_encoded, tower, jax.device_put(params), tokens, batch_size)
     return Encoder((length, tower.width), encode, (("sha256", found),))
+
+
+def _encoded(
+    tower: Tower, params: dict[str, Any], tokenizer: Tokenizer, batch_size: int, captions: Sequence[str]
+) -> Float[np.ndarray, "n l d"]:
+    """By length, as padding is most of short captions and no token sees it: a batch is read up to its longest one."""
+
+    def read(tokens: Int[np.ndarray, "b l"]) -> Float[np.ndarray, "b l d"]:
+        longest = int((tokens != tokenizer.pad).sum(1).max())
+        step = 4 if longest <= 16 else 16  # Few lengths, as each is compiled.
+        states = np.asarray(_states(tower, tokenizer.pad, params, tokens[:, : -(-longest // step) * step]))
+        return np.pad(states, ((0, 0), (0, tokens.shape[1] - states.shape[1]), (0, 0)))
+
+    tokens = tokenizer(captions)
+    order = np.argsort((tokens != tokenizer.pad).sum(1), kind="stable")
+    return in_batches(read, tokens[order], batch_size)[np.argsort(order)]
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
