@@ -18,6 +18,7 @@ from experiments import (
     publish_ablations,
     publish_emoji,
     results,
+    shown,
 )
 from experiments.results import Results
 from guided_distill import data, evaluate
@@ -183,6 +184,25 @@ def test_edits_are_measured_and_published(on, tmp_path, monkeypatch):
     page = (tmp_path / f"editing_{on}.md").read_text()
     assert ("features to source" in page) == (on == "emoji") and "where teacher leaves" in page
     assert (tmp_path / f"editing_{on}.png").exists()
+
+
+@pytest.mark.slow
+def test_networks_that_are_shown_an_image_are_asked_of_images_that_they_never_saw(tmp_path, monkeypatch):
+    run(shown, monkeypatch, f"--workdir={tmp_path}", "--tiny", "--num=24")
+    monkeypatch.setattr(shown, "DOCS", tmp_path)
+    run(shown, monkeypatch, f"--workdir={tmp_path}", "--publish")
+    page = (tmp_path / "shown_digits.md").read_text()
+    for name, together in (("inpainting", 2), ("instructions", 3)):
+        rows, _ = results.read(tmp_path / name)
+        assert [row["evaluations"] for row in rows if row["method"] == "teacher"] == [64 * together] * 2
+        teacher = json.loads((tmp_path / name / "teacher" / "manifest.json").read_text())
+        assert teacher["data"]["split"] == "even" and f"shown_digits_{name}.png" in page
+        assert (tmp_path / f"shown_digits_{name}.png").exists()
+        if name == "inpainting":
+            assert {row["known_pixels_moved_by"] for row in rows} == {0}
+        else:
+            [as_they_are] = [row for row in rows if row["method"] == "images as they are"]
+            assert as_they_are["as_told"] == 0.25 and as_they_are["to_answer_keep"] == 0 < as_they_are["to_answer_turn"]
 
 
 def test_what_stands_between_marks_in_the_readme_is_replaced(tmp_path):

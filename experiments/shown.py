@@ -1,0 +1,199 @@
+"""Networks that are shown an image, on digits: one that paints what is masked, and one that edits as it is told.
+
+    python -m experiments.shown --workdir=DIR [--num=200] [--seed=0] [--tiny] [--publish]        (a CPU core, about 20 minutes)
+
+Teacher, stage one and stage two of configs/digits_inpaint_* and digits_edits_*, by longer budgets, trained on the even
+images and asked of the odd ones, which they never saw. Every row is from the same noise. Writes results and sheets to
+DIR/inpainting and DIR/instructions; --publish makes docs/results/shown_digits.md of what is there. Expected: students
+down to one step are as good as the many-step teacher, at a 128th and a 192nd of its evaluations.
+"""
+
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import guided_distill
+from configs import (
+    digits_edits_stage1,
+    digits_edits_stage2,
+    digits_edits_teacher,
+    digits_inpaint_stage1,
+    digits_inpaint_stage2,
+    digits_inpaint_teacher,
+)
+from experiments.digits import longer
+from experiments.editing import apart
+from experiments.results import DOCS, Results, arguments, markdown, read, spent
+from experiments.scenes import Digits
+from guided_distill import codecs, data, editing, launch, pictures
+from guided_distill.data.digits_edits import EDITS
+from guided_distill.runs import Run
+
+MANY, STEPS, GUIDANCE, SHOWN = 64, (4, 2, 1), (0.0, 1.0), 12
+INPAINTING = (digits_inpaint_teacher, digits_inpaint_stage1, digits_inpaint_stage2)
+INSTRUCTIONS = (digits_edits_teacher, digits_edits_stage1, digits_edits_stage2)
+UPDATES = {"teacher": 2000, "matched": 1000, "student": 200}
+
+
+def chain(results: Results, modules: tuple, tiny: bool, seed: int) -> dict[str, Run]:
+    """Trains what is missing, on the even images."""
+    runs, above = {}, None
+    for (name, updates), module in zip(UPDATES.items(), modules, strict=True):
+        config = module.get_config("tiny" if tiny else "")
+        if above is None:
+            config.data.split = "even"
+        config = config if tiny else longer(config, updates)
+        above = results.train(config, name, seed, above)
+        runs[name] = guided_distill.load(above)
+    return runs
+
+
+def plan(runs: dict[str, Run], together: int) -> list[tuple[str, Run, int, int]]:
+    """(method, run, steps, evaluations), the partner of the rest first. `together`: the evaluations of a teacher's
+    step."""
+    few = [n for n in STEPS if n in runs["student"].trained_steps]
+    return [
+        ("teacher", runs["teacher"], MANY, MANY * together),
+        ("matched", runs["matched"], MANY, MANY),
+        *(("student", runs["student"], n, n) for n in few),
+        *(("DDIM on the teacher", runs["teacher"], n, n * together) for n in few),
+    ]
+
+
+def painted(workdir: Path, num: int, seed: int, tiny: bool) -> None:
+    """Rows and a sheet of the right half painted anew, the class being told."""
+    results = Results(workdir, num=num, seed=seed)
+    runs, of = chain(results, INPAINTING, tiny, seed), Digits(num, seed, workdir)
+    mask = editing.half(of.images.shape[1:])
+    hidden = np.where(mask[..., None], 0, of.images).astype(np.float32)
+    shown = {"images": of.images, "right half hidden": hidden}
+
+    def score(out: np.ndarray, partner: np.ndarray | None = None) -> dict[str, float]:
+        found = {"is_itself": of.share(out, of.was), "to_hidden_half": apart(out, of.images, mask)}
+        found["known_pixels_moved_by"] = float(np.abs(out - of.images)[:, ~mask].max())
+        return found if partner is None else {**found, "to_teacher": apart(out, partner, mask)}
+
+    references = {"images themselves": of.images, "half of another of the class": of.others}
+    for name, images in references.items():
+        key = {"method": name, "sampler": "none", "steps": 0, "guidance": 0.0, "seed": seed}
+        results.row(key, 0, lambda images=images: score(np.where(mask[..., None], images, of.images)))
+    for w in GUIDANCE:
+        partner = None
+        for name, run, steps, evaluations in plan(runs, 2):
+            out = editing.inpaint(run, of.images, mask, steps, guidance=w, seed=seed, **of.was)
+            partner = out if partner is None else partner
+            compute = lambda out=out, partner=partner: score(out, partner)  # noqa: E731
+            results.row(_key(name, run, steps, w, seed), evaluations, compute)
+            if w:
+                shown[f"{name}, {steps}"] = out
+    _sheet(workdir, shown)
+
+
+def instructed(workdir: Path, num: int, seed: int, tiny: bool) -> None:
+    """Rows and a sheet of digits kept, inverted, mirrored and turned, as is told; w is both strengths'."""
+    results = Results(workdir, num=num, seed=seed)
+    runs = chain(results, INSTRUCTIONS, tiny, seed)
+    odd = data.load("digits", "odd")[:]["x"]
+    images = odd[np.sort(np.random.default_rng(seed).permutation(len(odd))[: num // len(EDITS)])]
+    answers = [codecs.to_float(edit(images)) for edit in EDITS.values()]  # Of every image, by every edit.
+    told = np.tile(np.arange(len(EDITS)), len(images))  # One edit after the other of an image.
+    source, answer = np.repeat(codecs.to_float(images), len(EDITS), 0), np.stack(answers, 1).reshape(-1, 8, 8, 1)
+    shown = {"images": source, f"told: {', '.join(EDITS)}": answer}
+
+    def score(out: np.ndarray, partner: np.ndarray | None = None) -> dict[str, float]:
+        of_edit = {f"to_answer_{name}": apart(out[told == k], answer[told == k]) for k, name in enumerate(EDITS)}
+        every = np.stack([np.repeat(one, len(EDITS), 0) for one in answers])
+        nearest = np.square(every - out).reshape(*every.shape[:2], -1).sum(-1).argmin(0)
+        found = {"as_told": float(np.mean(nearest == told)), "to_answer": apart(out, answer), **of_edit}
+        return found if partner is None else {**found, "to_teacher": apart(out, partner)}
+
+    key = {"method": "images as they are", "sampler": "none", "steps": 0, "guidance": 0.0, "seed": seed}
+    results.row(key, 0, lambda: score(source))
+    for w in GUIDANCE:
+        partner = None
+        for name, run, steps, evaluations in plan(runs, 3):
+            out = editing.instruct(run, source, told, steps, w, w, seed)
+            partner = out if partner is None else partner
+            compute = lambda out=out, partner=partner: score(out, partner)  # noqa: E731
+            results.row(_key(name, run, steps, w, seed), evaluations, compute)
+            if w:
+                shown[f"{name}, {steps}"] = out
+    _sheet(workdir, shown)
+
+
+def _key(name: str, run: Run, steps: int, w: float, seed: int) -> dict[str, Any]:
+    return {"method": name, "sampler": "ddim", "steps": steps, "guidance": w, "seed": seed, "weights": run.hash}
+
+
+def _sheet(workdir: Path, shown: dict[str, np.ndarray]) -> None:
+    pictures.save_sheet(workdir / "sheet.png", {name: images[:SHOWN] for name, images in shown.items()})
+
+
+def main() -> None:
+    """Trains what is missing, measures, draws; with --publish, writes the page of what is there."""
+    parser = arguments(__doc__)
+    parser.add_argument("--num", type=int, default=200, help="images a row (default 200)")
+    parser.add_argument("--publish", action="store_true", help="write docs/results/shown_digits.md and its sheets")
+    args = parser.parse_args()
+    if args.publish:
+        publish(args.workdir)
+        return
+    launch.prepare_process()
+    num = 24 if args.tiny else args.num
+    painted(args.workdir / "inpainting", num, args.seed, args.tiny)
+    instructed(args.workdir / "instructions", num, args.seed, args.tiny)
+
+
+COLUMNS = {
+    "inpainting": (
+        *("guidance", "method", "steps", "evaluations", "is_itself", "to_hidden_half", "to_teacher"),
+        "known_pixels_moved_by",
+    ),
+    "instructions": (
+        *("guidance", "method", "steps", "evaluations", "as_told", "to_answer"),
+        *(f"to_answer_{name}" for name in EDITS),
+        "to_teacher",
+    ),
+}
+HEADER = """# Digits: networks that are shown an image
+
+Made by `python -m experiments.shown --publish` from its runs; no number is typed by hand. What such networks are stands
+in [editing.md](../editing.md#networks-that-are-shown-an-image).
+
+Trained on the even images of scikit-learn's digits (8 x 8), asked of {num} of the odd ones; seed {seed}, every row from
+the same noise. Distances are root mean squares over pixels in [-1, 1], averaged over images; `to teacher` is to the
+teacher's result in {many} steps from the same noise.
+"""
+SECTIONS = {
+    "inpainting": """## Inpainting: the right half, the class being told
+
+The network is shown the mask and the rest of the image. `is itself`: taken for its class by a support vector machine on
+pixels that was fitted on the even images. `to hidden half` and `to teacher` are over the painted pixels. A blurred half
+is nearer to the hidden one than a sharp one that guesses: the least distance is not the best picture.""",
+    "instructions": """## Edits as told: keep, invert, mirror, turn
+
+Every answer is known exactly. `as told`: the share of results to which, of the four edits of their image, the one that
+was told is nearest; `to answer`: the distance to it, over all and for each. w is both strengths', that of what is told
+and that of the image; the teacher takes three evaluations a step, its students one.""",
+}
+
+
+def publish(workdir: Path) -> None:
+    """docs/results/shown_digits.md, and a sheet for each section."""
+    lines = []
+    for name, words in SECTIONS.items():
+        rows, hardware = read(workdir / name)
+        settings = hardware["settings"]
+        lines = lines or [HEADER.format(**settings, many=MANY)]
+        shutil.copy(workdir / name / "sheet.png", DOCS / f"shown_digits_{name}.png")
+        commits = ", ".join(sorted({row["commit"] for row in rows}))
+        lines += [words, "", f"On {spent(hardware)}; commit {commits}.", ""]
+        lines += [f"![{name}, w = {GUIDANCE[-1]:g}](shown_digits_{name}.png)", "", markdown(rows, COLUMNS[name]), ""]
+    (DOCS / "shown_digits.md").write_text("\n".join(lines))
+
+
+if __name__ == "__main__":
+    sys.exit(launch.guarded(main))
