@@ -1,6 +1,6 @@
 """Networks that are shown an image, on digits: one that paints what is masked, and one that edits as it is told.
 
-    python -m experiments.shown --workdir=DIR [--num=200] [--seed=0] [--tiny] [--publish]        (a CPU core, about 20 minutes)
+    python -m experiments.shown --workdir=DIR [--num=200] [--tiny] [--publish]      (one CPU core, about 20 minutes)
 
 Teacher, stage one and stage two of configs/digits_inpaint_* and digits_edits_*, by longer budgets, trained on the even
 images and asked of the odd ones, which they never saw. Every row is from the same noise. Writes results and sheets to
