@@ -8,10 +8,11 @@ DIR/inpainting and DIR/instructions; --publish makes docs/results/shown_digits.m
 down to one step are as good as the many-step teacher, at a 128th and a 192nd of its evaluations.
 """
 
+import functools
 import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -63,6 +64,20 @@ def plan(runs: dict[str, Run], together: int) -> list[tuple[str, Run, int, int]]
     ]
 
 
+def measured(
+    results: Results, planned: list, make: Callable[[Run, int, float], np.ndarray], score: Callable, seed: int
+) -> dict[str, np.ndarray]:
+    """A row of what each method makes at each w, beside what the first one makes; and the pictures at the last w."""
+    for w in GUIDANCE:
+        shown: dict[str, np.ndarray] = {}
+        for name, run, steps, evaluations in planned:
+            out = shown[f"{name}, {steps}"] = make(run, steps, w)
+            partner = next(iter(shown.values()))
+            key = {"method": name, "sampler": "ddim", "steps": steps, "guidance": w, "seed": seed, "weights": run.hash}
+            results.row(key, evaluations, functools.partial(score, out, partner))
+    return shown
+
+
 def painted(workdir: Path, num: int, seed: int, tiny: bool) -> None:
     """Rows and a sheet of the right half painted anew, the class being told."""
     results = Results(workdir, num=num, seed=seed)
@@ -80,15 +95,8 @@ def painted(workdir: Path, num: int, seed: int, tiny: bool) -> None:
     for name, images in references.items():
         key = {"method": name, "sampler": "none", "steps": 0, "guidance": 0.0, "seed": seed}
         results.row(key, 0, lambda images=images: score(np.where(mask[..., None], images, of.images)))
-    for w in GUIDANCE:
-        partner = None
-        for name, run, steps, evaluations in plan(runs, 2):
-            out = editing.inpaint(run, of.images, mask, steps, guidance=w, seed=seed, **of.was)
-            partner = out if partner is None else partner
-            compute = lambda out=out, partner=partner: score(out, partner)  # noqa: E731
-            results.row(_key(name, run, steps, w, seed), evaluations, compute)
-            if w:
-                shown[f"{name}, {steps}"] = out
+    paint = lambda run, steps, w: editing.inpaint(run, of.images, mask, steps, guidance=w, seed=seed, **of.was)  # noqa: E731
+    shown |= measured(results, plan(runs, 2), paint, score, seed)
     _sheet(workdir, shown)
 
 
@@ -112,20 +120,9 @@ def instructed(workdir: Path, num: int, seed: int, tiny: bool) -> None:
 
     key = {"method": "images as they are", "sampler": "none", "steps": 0, "guidance": 0.0, "seed": seed}
     results.row(key, 0, lambda: score(source))
-    for w in GUIDANCE:
-        partner = None
-        for name, run, steps, evaluations in plan(runs, 3):
-            out = editing.instruct(run, source, told, steps, w, w, seed)
-            partner = out if partner is None else partner
-            compute = lambda out=out, partner=partner: score(out, partner)  # noqa: E731
-            results.row(_key(name, run, steps, w, seed), evaluations, compute)
-            if w:
-                shown[f"{name}, {steps}"] = out
+    edit = lambda run, steps, w: editing.instruct(run, source, told, steps, w, w, seed)  # noqa: E731
+    shown |= measured(results, plan(runs, 3), edit, score, seed)
     _sheet(workdir, shown)
-
-
-def _key(name: str, run: Run, steps: int, w: float, seed: int) -> dict[str, Any]:
-    return {"method": name, "sampler": "ddim", "steps": steps, "guidance": w, "seed": seed, "weights": run.hash}
 
 
 def _sheet(workdir: Path, shown: dict[str, np.ndarray]) -> None:
