@@ -240,8 +240,8 @@ def speed(
     results: Results, teacher: Run, student: Run, many: int, w: float, few: int, seed: int, num: int = 64
 ) -> None:
     """Medians of seconds for `num` images, caption to pixels: by the teacher in `many` steps and by the student in
-    `few`; of one evaluation of the student's network, and of one decoding; and how much faster the student is, beside
-    what evaluations and decoding alone would give."""
+    `few`; of reading the captions, of one evaluation of the student's network, and of one decoding; and how much faster
+    the student is, beside what evaluations and decoding alone would give."""
 
     def compute() -> dict[str, float]:
         z, weights = student.noise(num, seed), student.weights_for(few)
@@ -254,6 +254,7 @@ def speed(
             {
                 "teacher": lambda: sampled(teacher, many),
                 "student": lambda: sampled(student, few),
+                "reading": lambda: student.cond(num, w),
                 "evaluation": lambda: evaluate_once(weights, z),
                 "decoding": lambda: decode(student.codec.weights, z),
             },

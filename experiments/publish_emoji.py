@@ -36,6 +36,7 @@ def write(directories: list[Path]) -> None:
     lines += missing(of, scale)
     lines += ["## Asked beforehand", "", TARGETS, ""]
     lines += [markdown(targets(of, strengths, scale.teacher_steps), ("target", "asked", "measured", "met")), ""]
+    lines += [SPEED.format(**row, many=row["steps"]) for row in rows if row["method"] == "speed"] + [""]
     lines += autoencoder(directory)
     columns = ("r_precision", "held_out_r_precision", "kernel_distance", "frechet_distance")
     lines += ["## Real pictures", "", REAL, "", markdown([real], columns), ""]
@@ -153,6 +154,10 @@ machine with other work to do."""
 TARGETS = """Set before the run. The error is over subsets of samples, not over trainings; so few pictures are held out
 that a share of them is known to a few hundredths only. f: seconds of one evaluation, d: of one decoding; the speed is
 of whole images, caption to pixels, in batches."""
+
+SPEED = """{num} pictures, caption to pixels, take the teacher {teacher_seconds:.3g} seconds in {many} steps and the
+student {student_seconds:.3g} in {few_steps}, of which reading captions takes {reading_seconds:.2g} (which the speed
+asked for leaves out), an evaluation {evaluation_seconds:.2g} and decoding {decoding_seconds:.2g}."""
 
 AUTOENCODER = """Trained first, on the same pictures: mean absolute error {error:.3g} of pixels in [-1, 1], PSNR
 {psnr:.1f} dB. Above the pictures, below what their codes are decoded to: the best that any row here can be."""

@@ -219,13 +219,13 @@ class Sentences:
         return total / np.linalg.norm(total, axis=1, keepdims=True)
 
 
-def make(weights: str | Path | None = None, length: int = 128, batch_size: int = 64) -> Sentences:
+def make(weights: str | Path | None = None, length: int = 128, batch_size: int = 32) -> Sentences:
     """Captions -> embeddings for retrieval, of `length` tokens at most. Raises `UserError` as `encoder` does."""
     states = encoder(weights, length, batch_size=batch_size)
     return Sentences(NAME, f"{NAME} {length} {dict(states.pin)['sha256']}", states)
 
 
-def encoder(weights: str | Path | None = None, length: int = LENGTH, sha256: str = "", batch_size: int = 64) -> Encoder:
+def encoder(weights: str | Path | None = None, length: int = LENGTH, sha256: str = "", batch_size: int = 32) -> Encoder:
     """Captions -> the states of [CLS], a caption's tokens and [SEP], and 0 from there on: float32 [n, length, d].
 
     `weights`: a folder, None for the installed package; `sha256`: what they must have, if not "". A caption of more
