@@ -1,7 +1,7 @@
 """Emoji from captions ("red apple, noto"), in the latent space of an autoencoder trained here. All settings are ours.
 
     python main.py --config=configs/emoji_teacher.py          (about 0.5 A100 hours, estimated)
-    python main.py --config=configs/emoji_teacher.py:cpu      (2 CPU cores, 34 minutes; faces at 32)
+    python main.py --config=configs/emoji_teacher.py:cpu      (2 CPU cores, 19 minutes; faces at 32)
 
 64 x 64 pixels are 16 x 16 x 4 codes; with cpu 32 x 32 are 8 x 8 x 8. Captions are read by MiniLM, which comes in a
 package: it knows that a lemon is like an orange, and runs once, before training. The schedule is Stable Diffusion's,
