@@ -15,7 +15,6 @@ DEFAULTS = {**emoji_teacher.DEFAULTS, **base.STAGE1}
 def get_config(arg: str = ""):
     """The emoji teacher's w-conditioned student."""
     config, a = base.stage_one("emoji_stage1", arg, emoji_teacher, DEFAULTS, w_min_share=0.2, w_power=1.0)
-    config.network.guidance_frequency = 10.0  # w changes the picture slowly; all frequencies need longer training.
     config.batch_size = 64 if a.cpu else 256
     config.num_updates, config.save_every = (3_000, 500) if a.cpu else (10_000, 5_000)
     config.optim.lr, config.optim.warmup, config.optim.decay = 5e-4 if a.cpu else 1e-4, 100, "cosine"

@@ -1,6 +1,6 @@
 """Networks that are shown an image, on digits: one that paints what is masked, and one that edits as it is told.
 
-    python -m experiments.shown --workdir=DIR [--num=200] [--tiny] [--publish]      (one CPU core, about 20 minutes)
+    python -m experiments.shown --workdir=DIR [--num=200] [--tiny] [--publish]      (a CPU core, 20 minutes, estimated)
 
 Teacher, stage one and stage two of configs/digits_inpaint_* and digits_edits_*, by longer budgets, trained on the even
 images and asked of the odd ones, which they never saw. Every row is from the same noise. Writes results and sheets to
@@ -31,6 +31,7 @@ from experiments.results import DOCS, Results, arguments, markdown, read, spent
 from experiments.scenes import Digits
 from guided_distill import codecs, data, editing, launch, pictures
 from guided_distill.data.digits_edits import EDITS
+from guided_distill.errors import UserError
 from guided_distill.runs import Run
 
 MANY, STEPS, GUIDANCE, SHOWN = 64, (4, 2, 1), (0.0, 1.0), 12
@@ -140,6 +141,8 @@ def main() -> None:
         return
     launch.prepare_process()
     num = 24 if args.tiny else args.num
+    if num < len(EDITS):
+        raise UserError(f"--num={num}: expected {len(EDITS)} or more, an image with every edit")
     painted(args.workdir / "inpainting", num, args.seed, args.tiny)
     instructed(args.workdir / "instructions", num, args.seed, args.tiny)
 

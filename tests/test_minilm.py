@@ -210,6 +210,13 @@ def test_short_captions_are_read_together_and_up_to_their_longest(folder, monkey
     assert [int(row.any(1).sum()) for row in found] == [18, 5, 3, 2, 4]
 
 
+def test_a_caption_that_says_padding_keeps_its_end(encoder, folder):
+    tokens = minilm.tokenizer(folder, length=12)(["a [PAD] [PAD] red cat"])
+    assert list(tokens[0, :8]) == [2, 5, 0, 0, 6, 13, 3, 0]
+    found = encoder.encode(["a [PAD] [PAD] red cat"])[0]
+    assert list(np.flatnonzero(found.any(1))) == [0, 1, 4, 5, 6]
+
+
 def test_long_captions_are_cut_and_end_all_the_same(encoder):
     with warnings.catch_warnings():
         warnings.simplefilter("error")

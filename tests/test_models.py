@@ -75,8 +75,6 @@ def test_frequencies_fall_from_1_to_1_over_max_period():
     features = sinusoidal(v, 6, max_period=100.0)
     angles = np.array(v)[:, None] * np.array([[1.0, 0.1, 0.01]])
     np.testing.assert_allclose(features, np.concatenate([np.sin(angles), np.cos(angles)], 1), atol=1e-6)
-    fast = np.tile([True, False, False], 2)
-    np.testing.assert_array_equal(sinusoidal(v, 6, max_period=100.0, highest=0.5), np.where(fast, 0, features))
     with pytest.raises(ValueError, match="even"):
         sinusoidal(v, 5)
 

@@ -15,13 +15,10 @@ from jaxtyping import Array, Float, Real
 from guided_distill.errors import UserError
 
 
-def sinusoidal(
-    values: Real[Array, " b"], dim: int, max_period: float = 10000.0, highest: float = 1.0
-) -> Float[Array, "b {dim}"]:
+def sinusoidal(values: Real[Array, " b"], dim: int, max_period: float = 10000.0) -> Float[Array, "b {dim}"]:
     """[sin(f v), cos(f v)], float32: dim / 2 log-spaced angular frequencies f from 1 down to 1 / max_period.
 
-    To cover frequencies from F down to G, pass F * values and max_period = F / G. Features of frequencies above
-    `highest` are 0: weights that read them are not trained, where the places of features are fixed by a file.
+    To cover frequencies from F down to G, pass F * values and max_period = F / G.
 
     Raises:
       ValueError: `dim` is odd or less than 2.
@@ -30,7 +27,7 @@ def sinusoidal(
         raise ValueError(f"sinusoidal features come in pairs: dim {dim} is not a positive even number")
     frequencies = np.exp(-np.log(max_period) * np.linspace(0.0, 1.0, dim // 2)).astype(np.float32)
     angles = values.astype(jnp.float32)[:, None] * frequencies[None, :]
-    return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1) * np.tile(frequencies <= highest, 2)[None]
+    return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
 
 
 class GuidanceEmbedding(nn.Module):

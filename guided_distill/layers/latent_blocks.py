@@ -20,8 +20,6 @@ from guided_distill.layers.blocks import attend, upsample
 from guided_distill.layers.embeddings import sinusoidal
 
 MAX_PERIOD = 10000.0
-GUIDANCE_FREQUENCY = 1000.0
-"""The highest angular frequency of w in files."""
 ZEROS = nn.initializers.zeros
 
 
@@ -42,13 +40,12 @@ class TimeEmbedding(nn.Module):
 
     w (0 = off) enters as in LCM (Luo et al. 2023, arXiv:2310.04378): the sinusoid of 1000 w, `guidance_dim` wide, is
     projected without a bias and added to that of time. The projection starts at zero, so that a new student is its
-    teacher. Of the sinusoid, what changes faster with w than `guidance_frequency` is left out: those weights stay zero.
+    teacher.
     """
 
     features: int
     dim: int
     guidance_dim: int
-    guidance_frequency: float = GUIDANCE_FREQUENCY
 
     @nn.compact
     def __call__(
@@ -57,8 +54,7 @@ class TimeEmbedding(nn.Module):
         """`time`: the index of a discrete schedule, which need not be whole."""
         h = time_features(time, self.dim)
         if w is not None:
-            values, highest = GUIDANCE_FREQUENCY * w.astype(jnp.float32), self.guidance_frequency / GUIDANCE_FREQUENCY
-            fourier = sinusoidal(values, self.guidance_dim, MAX_PERIOD, highest)
+            fourier = sinusoidal(1000.0 * w.astype(jnp.float32), self.guidance_dim, MAX_PERIOD)
             h = h + nn.Dense(self.dim, use_bias=False, kernel_init=ZEROS, name="cond_proj")(fourier)
         h = nn.swish(nn.Dense(self.features, name="linear_1")(h))
         return nn.Dense(self.features, name="linear_2")(h)

@@ -20,17 +20,7 @@ from jaxtyping import Array, Float
 from guided_distill import torch_weights
 from guided_distill.errors import UserError, one_of
 from guided_distill.layers.embeddings import GuidanceEmbedding, required
-from guided_distill.layers.latent_blocks import (
-    GUIDANCE_FREQUENCY,
-    MAX_PERIOD,
-    Down,
-    Middle,
-    Resample,
-    ResnetBlock,
-    TimeEmbedding,
-    Transformer,
-    Up,
-)
+from guided_distill.layers.latent_blocks import Down, Middle, Resample, ResnetBlock, TimeEmbedding, Transformer, Up
 from guided_distill.models import _diffusers
 from guided_distill.models.unet import REMAT
 
@@ -72,9 +62,7 @@ class LatentUNet(nn.Module):
       groups: of the group norms.
       num_classes: 0 = no label is read; else the table has a row more: label `num_classes`, the null class.
       label_as: where labels enter: added to "time", or as the only "token" that is attended to, instead of text.
-      embed_guidance: read cond["guidance"], the guidance strength w (0 = off); `guidance_dim` features of it, of which
-        those that change faster than `guidance_frequency` (radians a unit of w) are left out. 1000, all of them, wants
-        long training; files are the same.
+      embed_guidance: read cond["guidance"], the guidance strength w (0 = off); `guidance_dim` features of it.
       embed_guidance_image: read cond["guidance_image"], a second w (by an image that is shown, `channels`), too; files
         of diffusers have none.
       dropout: rate inside the residual blocks, active iff the "dropout" rng is given.
@@ -102,7 +90,6 @@ class LatentUNet(nn.Module):
     dtype: str = "float32"
     remat: str = "none"
     embed_guidance_image: bool = False
-    guidance_frequency: float = GUIDANCE_FREQUENCY
 
     def __post_init__(self):
         # JSON has lists; modules have to be hashable.
@@ -171,14 +158,10 @@ class LatentUNet(nn.Module):
         """The vector that every residual block is given, float32, and the states that are attended to."""
         w = required(cond, "guidance", "embed_guidance is set") if self.embed_guidance else None
         features = 4 * self.channels
-        embed = TimeEmbedding(
-            features, self.channels, self.guidance_dim, self.guidance_frequency, name="time_embedding"
-        )
-        emb = embed(time, w)
+        emb = TimeEmbedding(features, self.channels, self.guidance_dim, name="time_embedding")(time, w)
         if self.embed_guidance_image:
             w_image = required(cond, "guidance_image", "embed_guidance_image is set")
-            embed_image = GuidanceEmbedding(features, self.guidance_frequency, self.guidance_dim, name="guidance_image")
-            emb = emb + embed_image(w_image)
+            emb = emb + GuidanceEmbedding(features, dim=self.guidance_dim, name="guidance_image")(w_image)
         if self.num_classes:
             label = required(cond, "label", f"num_classes is {self.num_classes}")
             if self.label_as == "token":
@@ -198,11 +181,6 @@ class LatentUNet(nn.Module):
         one_of("label_as", self.label_as, ("time", "token"))
         if self.label_as == "token" and self.cross_attention_dim is None:
             raise UserError("label_as is 'token', which nothing attends to: give cross_attention_dim")
-        if not GUIDANCE_FREQUENCY / MAX_PERIOD <= self.guidance_frequency <= GUIDANCE_FREQUENCY:
-            raise UserError(
-                f"guidance_frequency is {self.guidance_frequency:g}; expected {GUIDANCE_FREQUENCY / MAX_PERIOD:g} (a "
-                f"single one) to {GUIDANCE_FREQUENCY:g}"
-            )
         levels = len(self.widths)
         if others := set(self.attention_downsampling) - {2**level for level in range(levels)}:
             raise UserError(

@@ -250,13 +250,16 @@ def _encoded(
     """By length, as padding is most of short captions and no token sees it: a batch is read up to its longest one."""
 
     def read(tokens: Int[np.ndarray, "b l"]) -> Float[np.ndarray, "b l d"]:
-        longest = int((tokens != tokenizer.pad).sum(1).max())
+        longest = int(ends(tokens).max())
         step = 4 if longest <= 16 else 16  # Few lengths, as each is compiled.
         states = np.asarray(_states(tower, tokenizer.pad, params, tokens[:, : -(-longest // step) * step]))
         return np.pad(states, ((0, 0), (0, tokens.shape[1] - states.shape[1]), (0, 0)))
 
+    def ends(tokens: Int[np.ndarray, "b l"]) -> Int[np.ndarray, " b"]:
+        return tokens.shape[1] - (tokens[:, ::-1] != tokenizer.pad).argmax(1)  # A caption may say "[PAD]" before.
+
     tokens = tokenizer(captions)
-    order = np.argsort((tokens != tokenizer.pad).sum(1), kind="stable")
+    order = np.argsort(ends(tokens), kind="stable")
     return in_batches(read, tokens[order], batch_size)[np.argsort(order)]
 
 
