@@ -16,7 +16,7 @@ def get_config(arg: str = ""):
     """The emoji teacher's w-conditioned student."""
     config, a = base.stage_one("emoji_stage1", arg, emoji_teacher, DEFAULTS, w_min_share=0.2, w_power=1.0)
     config.batch_size = 64 if a.cpu else 256
-    config.num_updates, config.save_every = (3_000, 500) if a.cpu else (10_000, 5_000)
+    config.num_updates, config.save_every = (4_000, 500) if a.cpu else (10_000, 5_000)
     config.optim.lr, config.optim.warmup, config.optim.decay = 5e-4 if a.cpu else 1e-4, 100, "cosine"
     config.ema = 0.995 if a.cpu else 0.999
     config.sampling.steps = 128 if a.cpu else 250

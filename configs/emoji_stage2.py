@@ -24,5 +24,6 @@ def get_config(arg: str = ""):
     config.batch_size = 64 if a.cpu else 256
     config.num_updates, config.save_every = (600, 600) if a.cpu else (3_000, 3_000)
     config.halving.start_steps, config.halving.last_updates_factor = (64, 2.0) if a.cpu else (256, 3.0)
+    config.halving.last_from = 8 if a.cpu else 2
     config.optim.lr, config.optim.warmup = 5e-4 if a.cpu else 1e-4, 50
     return base.tiny(config, 4) if a.tiny else config
