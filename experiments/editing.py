@@ -291,7 +291,8 @@ def publish(found: dict[str, Any], workdir: Path) -> None:
     for name, words in SECTIONS.items():
         if found[name]:
             lines += [words.format(**known), "", table(name, found[name]), ""]
-    lines += ["## What was asked for, in the order of the pictures", "", (workdir / "editing.txt").read_text()]
+    asked = (workdir / "editing.txt").read_text().splitlines()
+    lines += ["## What was asked for, in the order of the pictures", "", *(f"- {line}" for line in asked), ""]
     (DOCS / f"editing_{on}.md").write_text("\n".join(lines))
     shutil.copy(workdir / "editing.png", DOCS / f"editing_{on}.png")
 
