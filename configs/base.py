@@ -55,6 +55,8 @@ def parse(text: str | None, **defaults) -> types.SimpleNamespace:
             values[name] = True if default is False else type(default)(value) if default is not None else float(value)
         except ValueError:
             raise UserError(f"config argument {part!r}: {value!r} is not a number") from None
+        if name == "w" and not values[name] >= 0:  # -1, all of them, is what is not given.
+            raise UserError(f"config argument {part!r}: a guidance strength is 0 or more")
     return types.SimpleNamespace(**values)
 
 

@@ -2,7 +2,7 @@
 (docs/text-to-image.md).
 
     python main.py --config=configs/emoji_chain.py         (about 1.4 A100 hours, estimated)
-    python main.py --config=configs/emoji_chain.py:cpu     (2 CPU cores, 47 minutes; faces at 32)
+    python main.py --config=configs/emoji_chain.py:cpu     (2 CPU cores beside other work, 66 minutes; faces at 32)
 
 Arguments as stage two's; they reach the stages that know them.
 """

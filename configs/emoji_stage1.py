@@ -1,7 +1,7 @@
 """Stage one on emoji: one student for all w in [0, 4]. All settings are our own.
 
     python main.py --config=configs/emoji_stage1.py          (about 0.2 A100 hours, estimated)
-    python main.py --config=configs/emoji_stage1.py:cpu      (2 CPU cores, 11 minutes; faces at 32)
+    python main.py --config=configs/emoji_stage1.py:cpu      (2 CPU cores, 15 minutes; faces at 32)
 
 A fifth of the draws is at w = 0, the edge of the range, and losses are divided by 1 + w, so that small w count, too.
 Arguments: tiny, cpu, w=1 (single-w student).

@@ -1,7 +1,7 @@
 """Stage two on emoji: the student of stage one halved to 1 step. All settings are our own.
 
     python main.py --config=configs/emoji_stage2.py          (about 0.7 A100 hours, estimated)
-    python main.py --config=configs/emoji_stage2.py:cpu      (2 CPU cores, 17 minutes; faces at 32)
+    python main.py --config=configs/emoji_stage2.py:cpu      (2 CPU cores beside other work, 32 minutes; faces at 32)
 
 Half of the draws are at the last step of the student, where its errors are seen.
 

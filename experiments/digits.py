@@ -4,7 +4,7 @@
 
 1,000 samples from the same noise for every row, against all 1,797 images, on raw pixels. Writes DIR/results.json, the
 sheets and DIR/report.html. Expected Fréchet distance: teacher (64 steps) <= 0.25 / 0.75 at w = 0 / 1; at w = 1 and 4
-the 4-step student <= 1.10 x the teacher's and the 1-step student <= 1.20 x; at w = 0 <= max(1.25 x, 0.30), 0.26 being
+the 4-step student <= 1.10 x the teacher's and the 1-step student <= 1.20 x; at w = 0 <= max(1.25 x, 0.30), about
 the distance between two random halves of the data.
 """
 

@@ -183,7 +183,9 @@ def main() -> None:
     parser.add_argument("--publish", action="store_true", help="write docs/results/editing_*.md and .png")
     args = parser.parse_args()
     if args.publish:
-        publish(json.loads((args.workdir / "editing.json").read_text()), args.workdir)
+        if not (found := args.workdir / "editing.json").is_file():
+            raise UserError(f"{found} is missing: there is nothing to publish yet")
+        publish(json.loads(found.read_text()), args.workdir)
         return
     launch.prepare_process()
     measure(args)
@@ -192,13 +194,13 @@ def main() -> None:
 def measure(args: argparse.Namespace) -> None:
     """Writes editing.json and editing.png."""
     num, chain, mixture = 24 if args.tiny else args.num, args.chain, args.mixture
-    results = Results(args.workdir, on=args.on, num=num, seed=args.seed)
     if args.tiny and chain is None:
         chain, mixture = tiny_chains(args.workdir)
     if chain is None:
         raise UserError("--chain is missing: the directory of experiments.digits or experiments.emoji, or --tiny")
     teacher, student = (guided_distill.load(chain / name) for name in ("teacher", "student"))
     of = SCENES[args.on](num, args.seed, chain)
+    results = Results(args.workdir, on=args.on, num=num, seed=args.seed)
     encoder = encoder_of(results, of, chain / "matched", args.seed, args.tiny and args.on == "digits")
     found = {"settings": {"num": num, "seed": args.seed, "guidance": of.guidance, "accuracy": of.accuracy}}
     found |= {"on": args.on, "device": device(), "commit": manifests.provenance()["git_commit"]}

@@ -1,7 +1,7 @@
 """Text to image, whole: an autoencoder, a teacher of captions in its latent space, and its students, on emoji.
 
     python -m experiments.emoji --workdir=DIR               (an accelerator; 64 x 64, about 2 hours, estimated)
-    python -m experiments.emoji --workdir=DIR --cpu         (faces, 32 x 32, two CPU cores: an hour, and rows)
+    python -m experiments.emoji --workdir=DIR --cpu         (faces, 32 x 32, two CPU cores: 77 minutes, and rows)
     python -m experiments.emoji --tiny                      seconds, on made-up pictures with made-up words
 
 Needs `python -m guided_distill data prepare emoji` and the packages of requirements-features.txt. Captions are "name,
@@ -27,7 +27,7 @@ from experiments.matcher import Matcher
 from experiments.measure import apart
 from experiments.results import Results, arguments
 from experiments.timing import interleave
-from guided_distill import autoencoding, data, evaluate, latents, launch, pictures, report, runs
+from guided_distill import autoencoding, data, evaluate, latents, launch, mapped, pictures, report, runs
 from guided_distill.codecs import to_float
 from guided_distill.metrics import FeatureSet, frechet, kernel, paired
 from guided_distill.runs import Run
@@ -35,7 +35,7 @@ from guided_distill.text import minilm, words
 
 GUIDANCE = (2.0, 0.0, 1.0, 4.0)
 STEPS = (16, 8, 4, 2, 1)
-SHOWN = 20
+SHOWN, TIMED = 20, 64
 
 
 @dataclasses.dataclass(frozen=True)
@@ -165,13 +165,13 @@ class Measured:
     def partner(self, w: float, fake: FeatureSet | None = None) -> FeatureSet:
         """The teacher's samples from the same noise, for captions that were trained on: kept, as they are the
         dearest."""
-        steps, folder = self.scale.teacher_steps, self.results.workdir / "partners"
-        path = folder / f"w{w:g}_steps{steps}_seed{self.seed}_{self.teacher.hash}.npy"
-        if fake is None and path.is_file():
-            return FeatureSet(np.load(path))
+        steps = self.scale.teacher_steps
+        path = self.results.workdir / "partners" / f"w{w:g}_steps{steps}_seed{self.seed}_{self.teacher.hash}.npy"
+        if fake is None and (there := mapped.load(path)) is not None:
+            return FeatureSet(np.asarray(there))
         found = fake or self.sampled(self.teacher, steps, w, "ddim", "")
-        folder.mkdir(exist_ok=True)
-        np.save(path, found.features)
+        with mapped.whole(path) as file:
+            np.save(file, found.features)
         return found
 
     def real(self) -> None:
@@ -237,24 +237,25 @@ def main() -> None:
 
 
 def speed(
-    results: Results, teacher: Run, student: Run, many: int, w: float, few: int, seed: int, num: int = 64
+    results: Results, teacher: Run, student: Run, many: int, w: float, few: int, seed: int, prompts: list[str]
 ) -> None:
-    """Medians of seconds for `num` images, caption to pixels: by the teacher in `many` steps and by the student in
-    `few`; of reading the captions, of one evaluation of the student's network, and of one decoding; and how much faster
-    the student is, beside what evaluations and decoding alone would give."""
+    """Medians of seconds for an image of each of `prompts`, caption to pixels: by the teacher in `many` steps and by
+    the student in `few`; of reading the captions, of one evaluation of the student's network, and of one decoding; and
+    how much faster the student is, beside what evaluations and decoding alone would give."""
+    num = len(prompts)
 
     def compute() -> dict[str, float]:
         z, weights = student.noise(num, seed), student.weights_for(few)
-        cond = {key: jnp.asarray(value) for key, value in student.cond(num, w).items()}
+        cond = {key: jnp.asarray(value) for key, value in student.cond(num, w, prompts=prompts).items()}
         logsnr = jnp.zeros((num,))
         evaluate_once = jax.jit(lambda weights, z: runs.bind(student.manifest)(weights)(z, logsnr, cond).x)
         decode = jax.jit(lambda weights, z: student.codec.bind(weights).decode(z))
-        sampled = lambda run, steps: run.sample(num, steps, w, seed=seed)  # noqa: E731
+        sampled = lambda run, steps: run.sample(num, steps, w, seed=seed, prompts=prompts)  # noqa: E731
         found = interleave(
             {
                 "teacher": lambda: sampled(teacher, many),
                 "student": lambda: sampled(student, few),
-                "reading": lambda: student.cond(num, w),
+                "reading": lambda: student.cond(num, w, prompts=prompts),
                 "evaluation": lambda: evaluate_once(weights, z),
                 "decoding": lambda: decode(student.codec.weights, z),
             },
@@ -263,7 +264,12 @@ def speed(
         )
         of = {name: statistics.median(seconds) for name, seconds in found.items()}
         out = {f"{name}_seconds": value for name, value in of.items()}
-        out |= {"num": num, "few_steps": few, "speed_up": of["teacher"] / of["student"]}
+        out |= {
+            "num": num,
+            "num_captions": len(set(prompts)),
+            "few_steps": few,
+            "speed_up": of["teacher"] / of["student"],
+        }
         evaluations = lambda n: n * of["evaluation"] + of["decoding"]  # noqa: E731
         return {**out, "speed_up_of_evaluations": evaluations(2 * many) / evaluations(few)}
 
@@ -284,7 +290,8 @@ def measure(results: Results, scale: Scale, loaded: dict[str, Run], seed: int) -
             of.row("student", student, "ddim", n, w, n)
             of.row("DDIM on the teacher", teacher, "ddim", n, w, 2 * n)
             of.row("DPM-Solver++ on the teacher", teacher, "dpmpp_2m", n, w, 2 * n)
-    speed(results, teacher, student, many, scale.guidance[0], max(n for n in steps if n <= 4), seed)
+    few, prompts = max(n for n in steps if n <= 4), of.kinds[""].asked[:TIMED]
+    speed(results, teacher, student, many, scale.guidance[0], few, seed, prompts)
     lines = {f"teacher {many} x 2": (teacher, many), f"stage one {many}": (matched, many)}
     lines |= {f"student {n}": (student, n) for n in steps}
     lines |= {f"DPM-Solver++ {n} x 2": (teacher, n, "dpmpp_2m") for n in (8, 4) if n in steps}

@@ -11,6 +11,7 @@ from experiments.emoji import SCALES, Pairs, embedding
 from experiments.matcher import Matcher
 from experiments.results import read
 from guided_distill import codecs, data, evaluate
+from guided_distill.errors import UserError
 
 Told = dict[str, Any]
 """What a run is told of n images, by the keyword of `Run.sample`."""
@@ -52,6 +53,9 @@ class Digits:
         even, odd = (data.load("digits", split)[:] for split in ("even", "odd"))  # The judge's, and the scene's.
         self.classifier = self._fitted(even)
         self.accuracy = float(self.classifier.score(self._flat(odd["x"]), odd["label"]))
+        most = 10 * int(np.bincount(odd["label"]).min())
+        if not 1 <= num <= most:
+            raise UserError(f"{num} digits: expected 1 to {most}, as classes come in turn")
         rng = np.random.default_rng(seed)
         chosen = [rng.permutation(np.flatnonzero(odd["label"] == k))[: -(-num // 10)] for k in range(10)]
         chosen = np.stack(chosen, 1).ravel()[:num]  # Classes in turn.
@@ -59,8 +63,8 @@ class Digits:
         self.was = {"labels": labels}
         self.edited = self.translated = {"labels": (labels + 1) % 10}
         # What an image's own half is worth.
-        others = [rng.permutation(np.flatnonzero(odd["label"] == k))[:1] for k in labels]
-        self.others = codecs.to_float(odd["x"][np.concatenate(others)])
+        others = [rng.choice(np.setdiff1d(np.flatnonzero(odd["label"] == odd["label"][k]), [k])) for k in chosen]
+        self.others = codecs.to_float(odd["x"][others])
 
     @staticmethod
     def _flat(images: np.ndarray) -> np.ndarray:
@@ -90,7 +94,10 @@ class Emoji:
     guidance, many = 2.0, 128
 
     def __init__(self, num: int, seed: int, chain: Path):
-        scale = SCALES[read(chain)[1]["settings"]["scale"]]
+        name = read(chain)[1]["settings"].get("scale")
+        if name not in SCALES:
+            raise UserError(f"{chain} is of another experiment than emoji")
+        scale = SCALES[name]
         self.scale, (_, features) = scale, evaluate.load_features(scale.features)
         self._features = lambda images: evaluate.feature_set(images, None, features).features
         seen = Pairs(data.load(**scale.source), features, num)

@@ -82,8 +82,8 @@ def measured(
 
 def painted(workdir: Path, num: int, seed: int, tiny: bool) -> None:
     """Rows and a sheet of the right half painted anew, the class being told."""
-    results = Results(workdir, num=num, seed=seed)
-    runs, of = chain(results, INPAINTING, tiny, seed), Digits(num, seed, workdir)
+    of, results = Digits(num, seed, workdir), Results(workdir, num=num, seed=seed)
+    runs = chain(results, INPAINTING, tiny, seed)
     mask = editing.half(of.images.shape[1:])
     hidden = np.where(mask[..., None], 0, of.images).astype(np.float32)
     shown = {"images": of.images, "right half hidden": hidden}
@@ -142,8 +142,8 @@ def main() -> None:
         return
     launch.prepare_process()
     num = 24 if args.tiny else args.num
-    if num < len(EDITS):
-        raise UserError(f"--num={num}: expected {len(EDITS)} or more, an image with every edit")
+    if num < len(EDITS) or num % len(EDITS):
+        raise UserError(f"--num={num}: expected a multiple of {len(EDITS)}, as images are edited in every way")
     painted(args.workdir / "inpainting", num, args.seed, args.tiny)
     instructed(args.workdir / "instructions", num, args.seed, args.tiny)
 
@@ -164,21 +164,23 @@ HEADER = """# Digits: networks that are shown an image
 Made by `python -m experiments.shown --publish` from its runs; no number is typed by hand. What such networks are stands
 in [editing.md](../editing.md#networks-that-are-shown-an-image).
 
-Trained on the even images of scikit-learn's digits (8 x 8), asked of {num} of the odd ones; seed {seed}, every row from
-the same noise. Distances are root mean squares over pixels in [-1, 1], averaged over images; `to teacher` is to the
-teacher's result in {many} steps from the same noise.
+Trained on the even images of scikit-learn's digits (8 x 8), asked of odd ones, which they never saw; seed {seed}, every
+row from the same noise. Distances are root mean squares over pixels in [-1, 1], averaged over images; `to teacher` is
+to the teacher's result in {many} steps from the same noise.
 """
 SECTIONS = {
     "inpainting": """## Inpainting: the right half, the class being told
 
-The network is shown the mask and the rest of the image. `is itself`: taken for its class by a support vector machine on
-pixels that was fitted on the even images. `to hidden half` and `to teacher` are over the painted pixels. A blurred half
-is nearer to the hidden one than a sharp one that guesses: the least distance is not the best picture.""",
+The network is shown the mask and the rest of the image, of {num} images. `is itself`: taken for its class by a support
+vector machine on pixels that was fitted on the even images. `to hidden half` and `to teacher` are over the painted
+pixels. A blurred half is nearer to the hidden one than a sharp one that guesses: the least distance is not the best
+picture.""",
     "instructions": """## Edits as told: keep, invert, mirror, turn
 
-Every answer is known exactly. `as told`: the share of results to which, of the four edits of their image, the one that
-was told is nearest; `to answer`: the distance to it, over all and for each. w is both strengths', that of what is told
-and that of the image; the teacher takes three evaluations a step, its students one.""",
+{few} images, each edited in all {edits} ways; every answer is known exactly. `as told`: the share of results to which,
+of the four edits of their image, the one that was told is nearest; `to answer`: the distance to it, over all and for
+each. w is both strengths', that of what is told and that of the image; the teacher takes three evaluations a step, its
+students one.""",
 }
 CLOSING = """## What came out
 
@@ -201,7 +203,8 @@ def publish(workdir: Path) -> None:
         lines = lines or [HEADER.format(**settings, many=MANY)]
         shutil.copy(workdir / name / "sheet.png", DOCS / f"shown_digits_{name}.png")
         commits = ", ".join(sorted({str(row["commit"])[:12] for row in rows}))
-        lines += [words, "", f"On {spent(hardware)}; commit {commits}.", ""]
+        told = words.format(num=settings["num"], few=settings["num"] // len(EDITS), edits=len(EDITS))
+        lines += [told, "", f"On {spent(hardware)}; commit {commits}.", ""]
         lines += [f"![{name}, w = {GUIDANCE[-1]:g}](shown_digits_{name}.png)", "", markdown(rows, COLUMNS[name]), ""]
     lines += [CLOSING]
     (DOCS / "shown_digits.md").write_text("\n".join(lines))

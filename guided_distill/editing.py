@@ -267,8 +267,11 @@ def _spoken(of: Any) -> dict[str, Any]:
     """A class or a caption, as `Run.sample` is told it."""
     if of is None:
         return {}
-    texts = isinstance(of, str) or (not isinstance(of, np.ndarray) and np.ndim(of) and isinstance(of[0], str))
-    return {"prompts" if texts else "labels": of}
+    if isinstance(of, str):
+        return {"prompts": of}
+    if np.size(of) == 0:
+        raise UserError("no class and no caption is given: expected one, or one for each image")
+    return {"prompts": [*of]} if all(isinstance(one, str) for one in np.ravel(of)) else {"labels": of}
 
 
 def _told(run: Run, told: Mapping[str, Any], encodes: bool = False) -> dict[str, Any]:

@@ -13,12 +13,16 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from guided_distill import parallel, samplers, streams
 from guided_distill.codecs import Codec
+from guided_distill.errors import UserError
 from guided_distill.guidance import clipped
 from guided_distill.prediction import Denoiser
 
 
 def noise(seed: int, indices: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """Standard normal [n, *shape]; row k depends on (seed, indices[k]) only, bit for bit."""
+    """Standard normal [n, *shape]; row k depends on (seed, indices[k]) only, bit for bit. Raises `UserError` for a seed
+    of more than 32 bits, which would be that of another's noise."""
+    if not 0 <= seed < 2**32:
+        raise UserError(f"seed {seed}: expected 0 to {2**32 - 1}")
     return np.asarray(_normal(streams.keys(seed, "noise", jnp.asarray(indices)), shape))
 
 
@@ -27,9 +31,12 @@ def _normal(keys: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     return jax.vmap(lambda key: jax.random.normal(key, shape))(keys)
 
 
-def batch_of(shape: Sequence[int]) -> int:
-    """How many images of a shape are drawn or encoded at a time, unless it is said: 256 of 64 x 64, 4 of 512 x 512."""
-    return max(1, min(256, 256 * 64**2 // int(np.prod(shape[:2]))))
+def batch_of(shape: Sequence[int], asked: int | None = None) -> int:
+    """How many images of a shape are drawn or encoded at a time: what is `asked` for, or 256 of 64 x 64, 4 of 512 x
+    512. Raises `UserError` where none would be."""
+    if asked is not None and asked < 1:
+        raise UserError(f"batch_size {asked} is not positive")
+    return asked or max(1, min(256, 256 * 64**2 // int(np.prod(shape[:2]))))
 
 
 class Paint(NamedTuple):

@@ -79,7 +79,7 @@ def guarded(function: Callable, *args: Any) -> int:
     `preemption.STATUS` when it was asked to stop and has saved, 130 after Ctrl-C."""
     try:
         function(*args)
-    except UserError as error:
+    except (UserError, OSError) as error:  # The latter: a path that cannot be written, a disk that is full.
         return tell(error)
     except Preempted as stopped:
         say(str(stopped))

@@ -94,8 +94,10 @@ def halving(
 
 def learning_rate(rounds: Rounds, lr: float, warmup: int, decay: str) -> Callable[[Array], Array]:
     """step -> learning rate: linear warm-up over `warmup` updates of the round, times "constant", "linear" or "cosine"
-    (both to 0 at its end)."""
+    (both to 0 at its end). Raises `UserError` for no such decay, and no such rate."""
     one_of("optim.decay", decay, ("constant", "linear", "cosine"))
+    if not lr > 0:
+        raise UserError(f"config.optim.lr {lr} is not positive")
 
     def rate(step: Array) -> Array:
         done, updates = rounds.within(step)

@@ -256,7 +256,7 @@ class Run:
         weights, indices = self.weights_for(steps), np.arange(num)
         z = self.noise(num, seed) if noise is None else _checked(noise, (num, *self.code_shape), "noise")
         grid = schedules.grid(self.schedule, steps)
-        batch_size = batch_size or batch_of(self.manifest["shape"])
+        batch_size = batch_of(self.manifest["shape"], batch_size)
         shared = {"seed": seed, "indices": indices, "batch_size": batch_size, "clip": clip}
         return self._generator(weights, sampler, z, cond, grid, **shared)
 
@@ -292,7 +292,7 @@ class Run:
         steps = self.default_steps() if steps is None else steps
         cond, weights = self.cond(num, guidance, labels, prompts), self.weights_for(steps)
         z = self.codes(codecs.checked(images, self.manifest["shape"], self.dir), batch_size)
-        batch_size = batch_size or batch_of(self.manifest["shape"])
+        batch_size = batch_of(self.manifest["shape"], batch_size)
         grid = schedules.encoding_grid(self.schedule, steps)
         return self._generator(
             weights, "ddim", z, cond, grid, seed=0, indices=np.arange(num), batch_size=batch_size, encode=True
@@ -301,7 +301,7 @@ class Run:
     def codes(self, images: np.ndarray, batch_size: int | None = None) -> np.ndarray:
         """What images in [-1, 1] (or points) are to the network, float32 [n, *code shape]."""
         num, out = len(images), []
-        for start in range(0, num, size := min(batch_size or batch_of(self.manifest["shape"]), num)):
+        for start in range(0, num, size := min(batch_of(self.manifest["shape"], batch_size), num)):
             rows = np.arange(start, start + size) % num  # The last batch is filled up, so that one shape is compiled.
             out.append(np.asarray(self.codec.encode(jnp.asarray(images[rows]))))
         return np.concatenate(out)[:num]
@@ -325,7 +325,7 @@ class Run:
         rows = {
             "seed": seed,
             "indices": np.arange(len(z)),
-            "batch_size": batch_size or batch_of(self.manifest["shape"]),
+            "batch_size": batch_of(self.manifest["shape"], batch_size),
         }
         return self._generator(self.weights_for(steps), sampler, z, cond, levels, **rows, paint=paint)
 

@@ -118,11 +118,7 @@ def check(
     """Everything that could fail in the middle fails here: rows are dear. Raises `UserError`."""
     if subject.manifest["objective"] == "encoding":
         raise UserError(f"{subject.dir} is an encoder; there are no samples of it to sweep")
-    trained = subject.trained_steps
-    for n in steps:
-        if n < 1 or (trained is not None and n not in trained):
-            known = ", ".join(map(str, sorted(trained))) if trained else "none yet" if trained == {} else "any from 1"
-            raise UserError(f"{subject.dir} has no student of {n} steps; it has: {known}")
+    check_steps(subject, steps)
     for sampler in samplers:
         subject.check_sampler(sampler)
     subject.check_guidance(np.asarray(guidance))
@@ -132,6 +128,15 @@ def check(
         raise UserError(f"num {num} is too few samples for metrics; take 4 or more")
     if not seeds:
         raise UserError("no seeds to sweep; name one, such as 0")
+
+
+def check_steps(run: runs.Run, steps: Sequence[int]) -> None:
+    """Raises `UserError` for a number of steps that a run has no student of."""
+    trained = run.trained_steps
+    for n in steps:
+        if n < 1 or (trained is not None and n not in trained):
+            known = ", ".join(map(str, sorted(trained))) if trained else "none yet" if trained == {} else "any from 1"
+            raise UserError(f"{run.dir} has no student of {n} steps; it has: {known}")
 
 
 def check_partner(subject: runs.Run, partner: runs.Run, guidance: Sequence[float], samplers: Sequence[str]) -> None:

@@ -79,6 +79,9 @@ def load(run_dir: str, other_dir: str, command: str) -> Teacher:
     other = _load(other_dir, command)
     for key in ("code_shape", "schedule", "codec"):
         require_same(key, other.manifest, main.manifest, f"{other_dir} does not go with {run_dir}")
+    for key in ("num_classes", "text"):
+        if other.manifest.get(key):  # One that is told nothing goes with any.
+            require_same(key, other.manifest, main.manifest, f"{other_dir} does not go with {run_dir}")
     if main.manifest["guidance"]["kind"] == "embedded":
         raise UserError(f"{run_dir} has its guidance built in: it takes no second, unconditional run")
     if other.manifest["guidance"]["kind"] == "embedded":

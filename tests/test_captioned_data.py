@@ -123,6 +123,17 @@ def test_pictures_alone(source):
     np.testing.assert_array_equal(plain[1:]["x"], source[1:]["x"])
 
 
+def test_captions_are_spread_over_the_set():
+    arrays = {"x": np.zeros((100, 1, 1, 3), np.uint8), "caption": np.array([b"%03d" % k for k in range(100)])}
+    made = data.Source(arrays, _pictures.info_of(1, False, "none"))
+    assert [made.captions(3)[k] for k in (0, 2)] == ["000", "099"] and "040" < made.captions(3)[1] < "060"
+    assert len(set(made.captions(20))) == 20
+
+
+def test_captions_that_no_file_should_have_are_kept_as_far_as_they_are_text():
+    assert list(_pictures.as_bytes(["a \ud83d cat", " plain "])) == [b"a ? cat", b"plain"]
+
+
 def test_captions_are_told_without_reading_pictures(source, monkeypatch):
     monkeypatch.setattr(_pictures, "ThreadPoolExecutor", None)
     assert source.captions(1) == ["a red boat"] and set(source.captions(4)) <= {text for _, text in FOUR.values()}

@@ -19,7 +19,7 @@ from configs import (
     mixture2d_stage2,
     mixture2d_teacher,
 )
-from guided_distill import data, launch, plans, runs, stages, trainer
+from guided_distill import data, launch, plans, runs, stages, teachers, trainer
 from guided_distill.errors import UserError
 
 ROOT = Path(__file__).parents[1]
@@ -208,6 +208,7 @@ def mutate(path, value):
         ("optim.name", "sgd", "sgd.*adamw"),
         ("optim.beta", 0.1, "beta.*valid"),
         ("optim.decay", "step", "step.*cosine"),
+        ("optim.lr", -1.0, r"optim\.lr -1\.0 is not positive"),
         ("objective.weighting.name", "p2", "p2.*truncated_snr"),
         ("objective.name", "consistency", "consistency.*progressive"),
         ("sampling.sampler", "euler", "euler.*heun"),
@@ -271,6 +272,21 @@ def test_a_pair_of_teachers_must_agree(digits, mixture):
         build(config)
 
 
+def test_a_second_teacher_is_told_the_same_or_nothing(digits, tmp_path):
+    """Else its labels would be read where it has none, or be others'."""
+
+    def told(name, classes):
+        path = shutil.copytree(digits / "teacher", tmp_path / name) / "manifest.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"num_classes": classes}))
+        return str(path.parent)
+
+    nothing, few, all_ = (told(f"of{classes}", classes) for classes in (0, 5, 10))
+    assert teachers.load(all_, nothing, "").other is not None is not teachers.load(all_, all_, "").other
+    for pair, message in {(all_, few): "its num_classes is 5, not 10", (nothing, all_): "is 10, not 0"}.items():
+        with pytest.raises(UserError, match=message):
+            teachers.load(*pair, "")
+
+
 def test_a_teacher_that_is_not_finished_is_refused(digits, tmp_path):
     shutil.copytree(digits / "teacher", tmp_path / "teacher")
     (tmp_path / "teacher/checkpoints/12.sha256.json").unlink()
@@ -329,6 +345,7 @@ def test_a_halved_chain_is_no_teacher(digits):
             "unknown config key config.optim.lrr; valid here: .*lr",
         ),
         (["--config=configs/digits_teacher.py:tny"], "unknown config argument 'tny'; valid: tiny"),
+        (["--config=configs/digits_stage1.py:w=-2"], "'w=-2': a guidance strength is 0 or more"),
         (["--config=configs/none.py"], "no config 'configs/none.py'; there are .*digits_chain.py"),
         (["--config=configs/digits_teacher.py:tiny", "--config.num_updates=many"], "many"),
         ([], "--config is missing"),

@@ -270,6 +270,7 @@ def test_what_an_edit_refuses(arguments, message, student, images):
         ({"mask": np.zeros((8, 8))}, "mask is float64; expected bool"),
         ({"steps": 1}, "steps 1: .* 2 steps or more"),
         ({"resample": 0}, "resample 0 is not positive"),
+        ({"batch_size": -1}, "batch_size -1 is not positive"),
     ],
 )
 def test_what_an_inpainting_refuses(arguments, message, student, images):
@@ -357,6 +358,8 @@ def test_the_verbs_tell_mistakes_in_one_line(digits, tmp_path, capsys):
         ["edit", student, given],
         ["inpaint", student, given, "--labels=3", "--mask=quarter.png"],
         ["translate", student, student, given, "--source=1", "--target=2"],
+        ["sample", student, f"--out={tmp_path / 'torn.png' / 'a.png'}"],
+        ["sample", student, "--columns=0"],
     ):
         capsys.readouterr()
         assert main(bad) == 2, bad

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,10 +19,11 @@ from experiments import (
     publish_ablations,
     publish_emoji,
     results,
+    scenes,
     shown,
 )
 from experiments.results import Results
-from guided_distill import data, evaluate
+from guided_distill import data, evaluate, metrics
 from guided_distill.errors import UserError
 
 
@@ -237,3 +239,35 @@ def test_halves_of_a_row_of_emoji_are_alike():
     index = [pairs.captions.index(caption) for caption in pairs.asked[:40]]
     assert len(pairs.asked) == 80 and pairs.asked[:40] == pairs.asked[40:]
     assert index != sorted(index) and max(index[:20]) > min(index[20:])
+
+
+def test_the_other_half_of_a_digit_is_another_images(tmp_path):
+    scene = scenes.Digits(200, 0, tmp_path)
+    assert not (scene.others == scene.images).all((1, 2, 3)).any()
+    assert scene.share(scene.others, scene.was) > 0.95
+    for num in (0, 1000):
+        with pytest.raises(UserError, match=rf"{num} digits: expected 1 to \d+0, as classes come in turn"):
+            scenes.Digits(num, 0, tmp_path)
+
+
+def test_what_is_of_another_experiment_is_not_published_as_emoji(tmp_path, monkeypatch):
+    Results(tmp_path, num=4, seed=0).row({"method": "teacher"}, 1, dict)
+    with pytest.raises(UserError, match="is of another experiment than emoji"):
+        publish_emoji.write([tmp_path])
+    with pytest.raises(UserError, match="published from one directory, not 2"):
+        publish_emoji.write([tmp_path] * 2)
+    with pytest.raises(UserError, match=r"editing.json is missing: there is nothing to publish yet"):
+        run(editing, monkeypatch, f"--workdir={tmp_path}", "--publish")
+
+
+def test_a_partner_that_was_not_written_whole_is_made_again(tmp_path, monkeypatch):
+    """What a killed process left."""
+    held = object.__new__(emoji.Measured)
+    held.results, held.scale, held.seed = SimpleNamespace(workdir=tmp_path), emoji.TINY, 0
+    held.teacher, made = SimpleNamespace(hash="h"), metrics.FeatureSet(np.ones((3, 2), np.float32))
+    monkeypatch.setattr(held, "sampled", lambda *_: made, raising=False)
+    assert held.partner(1.0) is made
+    np.testing.assert_array_equal(held.partner(1.0).features, made.features)
+    [path] = (tmp_path / "partners").iterdir()
+    path.write_bytes(path.read_bytes()[:-4])
+    assert held.partner(1.0) is made

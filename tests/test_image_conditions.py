@@ -375,6 +375,10 @@ def test_what_runs_refuse(painter, editor, digits, images):
         editing.instruct(edits, images, 1, guidance_image=np.ones(3))
     with pytest.raises(UserError, match=r"takes no prompts|give labels"):
         editing.instruct(edits, images, "turn it")
+    with pytest.raises(UserError, match=r"takes no prompts|give labels"):
+        editing.instruct(edits, images, np.array(["turn it"] * 4))
+    with pytest.raises(UserError, match="no class and no caption is given"):
+        editing.instruct(edits, images, [])
 
 
 @pytest.mark.parametrize(

@@ -605,6 +605,8 @@ BAD = {
         "is a SDXL with text_encoder_2; read are",
     ),
     "a size": (lambda folder: None, {"resolution": 17}, "images of 17 x 17 do not divide by 2"),
+    "no size": (lambda folder: None, {"resolution": 0}, "resolution=0 of images is not positive"),
+    "no number": (scheduler_of(beta_start="a"), {}, r"beta_start in .* is 'a', no number"),
     "nothing": (lambda folder: shutil.rmtree(folder / "unet"), {}, "no unet in"),
     "betas": (lambda f: write_json(f / "scheduler" / scheduler.FILE, {"_class_name": "DDIMScheduler"}), {}, "no beta"),
 }  # fmt: skip
@@ -631,6 +633,12 @@ def test_w_needs_its_range(tmp_path):
         and run.manifest["objective"] == "matching"
     )
     assert run.manifest["recommended"]["guidance"] == 2.0
+    export_pipeline(run, tmp_path / "out")
+    import_pipeline(tmp_path / "out", tmp_path / "narrow", w_range=(3.0, 4.0))
+    assert guided_distill.load(tmp_path / "narrow").manifest["recommended"]["guidance"] == 3.0
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(UserError, match="is not empty; name a new directory"):
+        import_pipeline(folder, tmp_path / "file", w_range=(2.0, 14.0))
 
 
 def write_consistency(folder, classes=False):

@@ -210,6 +210,11 @@ def test_short_captions_are_read_together_and_up_to_their_longest(folder, monkey
     assert [int(row.any(1).sum()) for row in found] == [18, 5, 3, 2, 4]
 
 
+def test_what_is_no_utf8_is_refused_in_a_line(encoder):
+    with pytest.raises(UserError, match="is no text: it has bytes that are not UTF-8"):
+        encoder.encode(["caf\udce9"])
+
+
 def test_a_caption_that_says_padding_keeps_its_end(encoder, folder):
     tokens = minilm.tokenizer(folder, length=12)(["a [PAD] [PAD] red cat"])
     assert list(tokens[0, :8]) == [2, 5, 0, 0, 6, 13, 3, 0]

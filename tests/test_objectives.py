@@ -85,6 +85,9 @@ def test_a_share_of_the_draws_is_at_the_last_step(teacher, stochastic):
     assert np.mean(drawn[0.5] == 1) == pytest.approx(0.5 + 0.5 / 8, abs=0.06)
     with pytest.raises(ValueError, match=r"last_share .* no probability"):
         progressive.make(SCHEDULE, WEIGHT, 0.0, 4.0, last_share=1.5)
+    for module in (matching, progressive, encoding):
+        with pytest.raises(ValueError, match=r"w_min_share .* no probability"):
+            module.make(SCHEDULE, WEIGHT, 0.0, 4.0, w_min_share=2.0)
 
 
 def test_single_w_and_share_at_the_lower_end():

@@ -141,6 +141,8 @@ def test_teacher_encodes_and_decodes(mixture):
         ({"labels": np.array(1.5)}, "one integer or 4"),
         ({"noise": np.zeros((4, 8, 8, 3))}, r"noise must have shape \(4, 8, 8, 1\)"),
         ({"num": 0}, "num 0"),
+        ({"seed": 2**32}, "seed 4294967296: expected 0 to 4294967295"),
+        ({"batch_size": 0}, "batch_size 0 is not positive"),
     ],
 )
 def test_what_a_student_refuses(arguments, message, digits):

@@ -6,10 +6,10 @@ from guided_distill.errors import UserError
 
 
 def natural(text: str) -> int:
-    """An integer from 0, for argparse: a seed, say."""
+    """A seed, for argparse: an integer from 0, of 32 bits."""
     number = int(text)
-    if number < 0:
-        raise argparse.ArgumentTypeError(f"{text} is negative")
+    if not 0 <= number < 2**32:
+        raise argparse.ArgumentTypeError(f"{text}: expected 0 to {2**32 - 1}")
     return number
 
 

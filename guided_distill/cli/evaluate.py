@@ -22,13 +22,13 @@ from rich.console import Console
 from rich.table import Table
 
 import guided_distill
-from guided_distill import data, evaluate
+from guided_distill import data, evaluate, sweeps
 from guided_distill.cli import natural, numbers
-from guided_distill.errors import UserError
+from guided_distill.errors import UserError, one_of
 from guided_distill.features import Features
 from guided_distill.files import write_json
 from guided_distill.metrics import FeatureSet, NotFinite
-from guided_distill.plugins import names, resolve
+from guided_distill.plugins import names
 from guided_distill.runs import Run
 
 OF_PAIRS = {
@@ -128,18 +128,13 @@ def check(run: Run, steps: list[int], strengths: list[float], samplers: list[str
     for sampler in samplers:
         run.check_sampler(sampler)
     run.check_guidance(np.asarray(strengths))
-    trained = run.trained_steps
-    for n in steps:
-        if n < 1 or (trained is not None and n not in trained):
-            raise UserError(
-                f"{run.dir} has no student of {n} steps; trained: {', '.join(map(str, sorted(trained or [])))}"
-            )
+    sweeps.check_steps(run, steps)
     if run.manifest["objective"] == "encoding":
         raise UserError(f"{run.dir} is an encoder; there are no samples of it to measure")
     for name in args.metrics.split(",") if args.metrics else ():
-        resolve("metrics", name)
         if name in OF_PAIRS:
             raise UserError(f"--metrics={name}: {OF_PAIRS[name]}")
+        one_of("metric", name, sorted(set(names("metrics")) - set(OF_PAIRS)))
     if args.num < 4:
         raise UserError(f"--num {args.num} is too few for metrics")
 

@@ -7,6 +7,7 @@
 
 import argparse
 
+from guided_distill import runs
 from guided_distill.cli import numbers
 from guided_distill.errors import UserError
 from guided_distill.interchange import import_pipeline
@@ -37,4 +38,5 @@ def main(args: argparse.Namespace) -> None:
         raise UserError(f"--w-range {args.w_range} is not two numbers such as 0,13")
     for note in import_pipeline(args.source, args.run, w_range=w_range, **given):
         print(f"note: {note}")
-    print(f"{args.source} -> {args.run}; try: python -m guided_distill sample {args.run} --num=4")
+    said = ' --prompt="..."' if runs.read_manifest(args.run).get("text") else ""
+    print(f"{args.source} -> {args.run}; try: python -m guided_distill sample {args.run} --num=4{said}")

@@ -16,6 +16,7 @@ import numpy as np
 import guided_distill
 from guided_distill import editing, image_sets
 from guided_distill.cli import _images
+from guided_distill.errors import UserError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,6 +34,8 @@ def main(args: argparse.Namespace) -> None:
     images = _images.read(args, run)
     if args.mask in editing.MASKS:
         mask = editing.MASKS[args.mask](tuple(run.manifest["shape"]))
+    elif not Path(args.mask).is_file():
+        raise UserError(f"no mask {args.mask!r}: give {', '.join(editing.MASKS)}, or a picture")
     else:
         mask = image_sets.pixels(Path(args.mask), True)[..., 0] > 127
     told = _images.told(args, len(images))

@@ -45,6 +45,8 @@ def main(args: argparse.Namespace) -> None:
     """Writes args.out."""
     if args.out.suffix not in (".png", ".npz"):
         raise UserError(f"--out {args.out} must end in .png or .npz")
+    if args.columns is not None and args.columns < 1:
+        raise UserError(f"--columns={args.columns} is not positive")
     run = guided_distill.load(args.run, args.step)
     if args.num is None:
         args.num = len(args.prompt or range(20)) if run.manifest.get("text") else 100

@@ -71,7 +71,8 @@ class Source:
         if not self.info.captions or not len(self):
             return []
         spread = np.linspace(0, len(self) - 1, min(4 * num, len(self))).astype(int)
-        return list(dict.fromkeys(self.captions_at(spread)))[:num]
+        found = list(dict.fromkeys(self.captions_at(spread)))
+        return [found[k] for k in np.linspace(0, len(found) - 1, min(num, len(found))).astype(int)]
 
     def captions_at(self, index: np.ndarray) -> list[str]:
         """The captions of the examples `index`."""
@@ -115,9 +116,11 @@ def load(name: str, split: str = "train", classes: bool = True, **arguments) -> 
     Raises `UserError` for an unknown name, split or argument, naming the valid ones."""
     make = resolve("data", name).make
     try:
+        inspect.signature(make).bind(split, **arguments)
         source = make(split, **arguments)
     except TypeError as error:
-        raise UserError(f"data set {name}: {error}") from error
+        valid = ", ".join([*inspect.signature(make).parameters][1:]) or "none"
+        raise UserError(f"data set {name}: {error}; its arguments: {valid}") from error
     return source if classes else source.unlabelled()
 
 

@@ -71,7 +71,7 @@ def info_of(size: int, flip: bool, licence: str, note: str = "", num_classes: in
 def as_bytes(captions: Sequence[str]) -> np.ndarray:
     """Captions -> UTF-8 of one length [n], without spaces around them. What is beyond MOST bytes is cut off, with a
     warning."""
-    encoded = [caption.strip().encode() for caption in captions]
+    encoded = [caption.strip().encode(errors="replace") for caption in captions]
     if cut := sum(len(caption) > MOST for caption in encoded):
         warnings.warn(f"{cut} of {len(encoded)} captions have more than {MOST} bytes: cut off", stacklevel=3)
         encoded = [caption[:MOST].decode(errors="ignore").encode() for caption in encoded]

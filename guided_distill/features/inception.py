@@ -249,7 +249,7 @@ def _found(fetch: bool) -> Path:
     places = " or ".join(f"{name} ({url})" for name, url in FILES.items())
     raise UserError(
         f"no weights of Inception-v3: put one of {places}, which are the same file, into {folder}, or give its path as "
-        f"weights, or {DOWNLOAD!r} in place of a path"
+        f"weights; `score A B --features=inception --weights={DOWNLOAD}` fetches them"
     )
 
 

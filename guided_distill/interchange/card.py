@@ -174,7 +174,7 @@ def licence(manifest: Mapping[str, Any]) -> str:
 def licence_in(folder: Path) -> str:
     """What the README.md of a folder says of its licence, at its top."""
     path = folder / "README.md"
-    lines = path.read_text(encoding="utf-8").split("---")[1:2] if path.is_file() else []
+    lines = path.read_text(encoding="utf-8", errors="replace").split("---")[1:2] if path.is_file() else []
     found = re.search(r"^licen[cs]e: *(\S.*)$", lines[0], re.MULTILINE) if lines else None
     licence = found[1].strip().strip("\"'") if found else "unknown"
     return UNKNOWN if licence == "unknown" else licence

@@ -131,14 +131,16 @@ def describe_guidance(
     objective = {"embedded": "matching"}.get(guidance["kind"], "denoising")
     low, high = guidance.get("range", (0.0, 0.0 if guidance["kind"] == "none" else np.inf))
     usual = USUAL_TEXT if not network.num_classes else USUAL_CLASS
-    recommended = {"steps": steps or USUAL_STEPS[sampler], "guidance": float(min(max(usual, low), high))}
+    recommended = {"steps": steps or USUAL_STEPS[sampler], "guidance": usual}
     recommended |= {"guidance_image": USUAL_IMAGE} if guidance.get("image") else {}
+    recommended |= said.get("recommended", {})
+    recommended["guidance"] = float(min(max(recommended["guidance"], low), high))
     return {
         "objective": "progressive" if steps else objective,
         "guidance": guidance,
         "rounds": [[steps, 0]] if steps else None,
         "factor": 2 if steps else None,
         "sampler": said.get("sampler", sampler),
-        "recommended": recommended | said.get("recommended", {}),
+        "recommended": recommended,
         "taught_by": said.get("teacher", []),
     }

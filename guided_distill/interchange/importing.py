@@ -64,8 +64,10 @@ def import_pipeline(
     """
     given = {"vae": vae, "text_encoder": text_encoder, "tokenizer": tokenizer, "scheduler": scheduler}
     source, run_dir = Path(source), Path(run_dir)
-    if run_dir.exists() and any(run_dir.iterdir()):
+    if run_dir.exists() and (not run_dir.is_dir() or any(run_dir.iterdir())):
         raise UserError(f"{run_dir} is not empty; name a new directory for the run")
+    if resolution is not None and resolution < 1:
+        raise UserError(f"resolution={resolution} of images is not positive")
     parts = found(source, given | {"table": class_tokens})
     told, meant = describing.read_schedule(parts.scheduler, prediction)
     table = describing.read_table(parts.table)
@@ -161,6 +163,8 @@ def copy_text(parts: Parts, run_dir: Path) -> dict[str, Any] | None:
     kind = torch_weights.read_json(parts.text_encoder / "config.json").get("architectures") or [TEXT_ENCODERS[0]]
     one_of(f"architecture in {parts.text_encoder}:", kind[0], TEXT_ENCODERS)
     tokens = parts.tokenizer or parts.text_encoder
+    if not tokens.is_dir():
+        raise UserError(f"{tokens} is no directory of a tokenizer")
     weights, vocabulary = run_dir / "text_encoder", run_dir / "tokenizer"
     index = sorted(parts.text_encoder.glob("model.safetensors.index.json"))
     pieces = sorted(parts.text_encoder.glob("model-?????-of-?????.safetensors")) if index else []

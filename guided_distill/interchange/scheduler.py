@@ -66,11 +66,19 @@ def described(config: Mapping[str, Any], what: str) -> Told:
     if not trained:
         one_of(f"beta_schedule in {what}:", config["beta_schedule"], BETAS)
         schedule |= {"betas": config["beta_schedule"]}
-        schedule |= {key: float(config[key]) for key in ("beta_start", "beta_end")}
+        schedule |= {key: _number(config, key, what) for key in ("beta_start", "beta_end")}
     prediction = config.get("prediction_type")
     if prediction is not None:
         one_of(f"prediction_type in {what}:", prediction, PREDICTIONS)
     return Told(schedule, PREDICTIONS.get(prediction), SAMPLERS.get(kind, "ddim"), _differences(config, kind))
+
+
+def _number(config: Mapping[str, Any], key: str, what: str) -> float:
+    """An entry as a number. Raises `UserError` for one that is none."""
+    try:
+        return float(config[key])
+    except (TypeError, ValueError):
+        raise UserError(f"{key} in {what} is {config[key]!r}, no number") from None
 
 
 def _differences(config: Mapping[str, Any], kind: str) -> list[str]:

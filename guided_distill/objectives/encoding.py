@@ -4,7 +4,7 @@ import itertools
 
 import jax
 
-from guided_distill.objectives import Objective, conditions, diffuse, draw_guidance
+from guided_distill.objectives import Objective, conditions, diffuse, draw_guidance, require_probability
 from guided_distill.prediction import from_step
 from guided_distill.samplers import recombine
 from guided_distill.schedules import Schedule
@@ -28,6 +28,7 @@ def make(
     1/N. It is accurate in eps, eps = (z_u - (alpha_u/alpha_t) z_t) / (sigma_u - (alpha_u/alpha_t) sigma_t), also at t =
     0 (see `from_step`).
     """
+    require_probability("w_min_share", w_min_share)
 
     def objective(key, nets, batch, num_steps):
         x = batch["x"]

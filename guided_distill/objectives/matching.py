@@ -5,7 +5,15 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
-from guided_distill.objectives import Objective, by_strength, conditions, diffuse, draw_strengths, uniform_times
+from guided_distill.objectives import (
+    Objective,
+    by_strength,
+    conditions,
+    diffuse,
+    draw_strengths,
+    require_probability,
+    uniform_times,
+)
 from guided_distill.schedules import Schedule
 from guided_distill.weighting import Weighting, weighted_error
 
@@ -29,6 +37,7 @@ def make(
     (grid > 0). `w_power`: the loss is divided by (1 + w)^w_power (`objectives.by_strength`). `image_range`: of a second
     strength, cond["guidance_image"], where the teacher reads that, too.
     """
+    require_probability("w_min_share", w_min_share)
 
     def objective(key, nets, batch, num_steps):
         x = batch["x"]

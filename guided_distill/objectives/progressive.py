@@ -54,6 +54,7 @@ def make(
     strength, cond["guidance_image"], where the teacher reads that, too.
     """
     require_probability("dropout", dropout)
+    require_probability("w_min_share", w_min_share)
     require_probability("last_share", last_share)
     stride = 2 if stochastic else 1
 

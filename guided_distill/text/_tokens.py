@@ -27,6 +27,8 @@ class Tokenizer:
         Raises `UserError` for what is no list of texts."""
         if isinstance(texts, str) or not all(isinstance(text, str) for text in texts):
             raise UserError(f"a tokenizer reads a list of texts, not {type(texts).__name__} {str(texts)[:40]!r}")
+        if broken := [text for text in texts if any("\ud800" <= letter <= "\udfff" for letter in text)]:
+            raise UserError(f"{broken[0][:60]!r} is no text: it has bytes that are not UTF-8")
         room = self.length - 2
         found = [line.ids for line in self.core.encode_batch(list(texts), add_special_tokens=False)]
         if cut := [text for text, ids in zip(texts, found, strict=True) if len(ids) > room]:

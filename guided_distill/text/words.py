@@ -3,6 +3,7 @@ but not what they mean. For generated data, tests and benchmarks."""
 
 import hashlib
 import re
+import unicodedata
 import warnings
 from collections.abc import Sequence
 
@@ -20,7 +21,7 @@ def encoder(length: int = 8, width: int = 32) -> Encoder:
 
     def encode(captions: Sequence[str]) -> np.ndarray:
         states = np.zeros((len(captions), length, width), np.float32)
-        found = [["", *re.findall(r"\w+", caption.lower())] for caption in captions]
+        found = [["", *re.findall(r"\w+", unicodedata.normalize("NFC", caption.lower()))] for caption in captions]
         if cut := sum(len(words) > length for words in found):
             warnings.warn(f"{cut} of {len(found)} captions have more than {length - 1} words: cut off", stacklevel=2)
         for state, words in zip(states, found, strict=True):
