@@ -85,8 +85,7 @@ def test_words_are_vectors_in_their_order():
     assert not np.array_equal(one[1], one[2]) and not other[3].any()
     assert np.array_equal(empty[0], one[0]) and not empty[1:].any()
     assert np.array_equal(reads.null, empty)
-    one, two = reads.encode(["caf\u00e9", "cafe\u0301"])
-    np.testing.assert_array_equal(one, two)
+    np.testing.assert_array_equal(*reads.encode(["caf\u00e9", "cafe\u0301"]))
     with pytest.warns(UserWarning, match="1 of 1 captions have more than 3 words"):
         assert np.array_equal(reads.encode(["a red apple here"])[0], one)
 
