@@ -181,12 +181,12 @@ their evaluations. At w = 0 it is the other way round: plain DDIM on the teacher
 250, and better than any student. A caption has one drawing here, so without guidance there is little to choose between
 on the way and hardly a curve to follow, and what is left of a student's error is its training's.
 
-At w = 0 and 1 the student of 4 steps meets what was asked of its kernel distance, at w = 2 and 4 it misses it by some
-hundredths. At w = 2 about a quarter of what is lost from the teacher to 4 steps is lost in stage one; the rest, in
+At w = 0 and 1 the student of 4 steps meets what was asked of its kernel distance, at w = 2 and 4 it misses it by 6
+and 2 %. At w = 2 about a quarter of what is lost from the teacher to 4 steps is lost in stage one; the rest, in
 about equal parts, in the rounds from 64 to 16 steps and from there to 4. At w = 0 nearly all is lost in stage one.
 
-What was tried: with a third fewer updates of stage one and half of them in the rounds for 8 and 4 steps, kernel
-distances of 4 steps were a few hundredths larger (w = 2: 0.0999 instead of what the table has). In the round from 32 to
+What was tried: with a quarter fewer updates of stage one and half of them in the rounds for 8 steps and below, kernel
+distances of 4 steps were 3 to 6 % larger (w = 2: 0.0999 instead of what the table has). In the round from 32 to
 16 steps alone, by distance to stage one's samples, twice the learning rate, half of the batch with twice the updates,
 and fewer draws at the last step make no difference that can be told from none (2 %), and half of the updates are 9 %
 worse. So these losses want several times the updates, or a larger network, and not another setting. From 32 steps
