@@ -297,8 +297,9 @@ A caption has one drawing here, and the teacher knows it by heart: told another 
 strength, and of the source nothing is left but the white around (`features to source` is that of two different
 pictures). So do its students, in 2 and 3 steps nearly as often as the teacher in many; the one step that a student of 4
 has from t = 0.25 is too few. Only a translation keeps what it is of: the style changes and the name stays, and encoder
-and student together take 6 or 8 evaluations for the teacher's 512. DDIM of as few steps on the teacher fails at both. Inpainting students of 4 and of 2 are as good as the teacher in 128
-steps, and resampling adds nothing, since the caption says what belongs there.
+and student together take 6 or 8 evaluations for the teacher's 512. DDIM of as few steps on the teacher fails at both.
+Inpainting students of 4 and of 2 are as good as the teacher in 128 steps, and resampling adds nothing, since the
+caption says what belongs there.
 """,
 }
 
