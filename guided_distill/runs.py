@@ -40,6 +40,8 @@ def read_manifest(run_dir: str | Path) -> dict[str, Any]:
         manifest = json.loads(path.read_text())
     except json.JSONDecodeError as error:
         raise UserError(f"{path} is damaged: {error}") from error
+    if not isinstance(manifest, dict):
+        raise UserError(f"{path} is damaged: it holds a {type(manifest).__name__}; expected a JSON object")
     if manifest.get("format") != FORMAT:
         raise UserError(f"{path} has format {manifest.get('format')}; this version reads {FORMAT}")
     arguments = manifest["network"]["args"]

@@ -186,6 +186,8 @@ def pretrained(path: str | Path, wanted: Callable[[str], bool] = lambda name: Tr
                 arrays |= {name: np.asarray(file.get_tensor(name), np.float32) for name in names}
         except (safetensors.SafetensorError, OSError) as error:
             raise UserError(f"{part} cannot be read as safetensors: {error}") from error
+        except AttributeError as error:  # numpy lacks those of eight bits.
+            raise UserError(f"{part} has numbers of type {error.name}, which are not read: convert it first") from error
     beside = parts[0].parent / "config.json"
     config = read_json(beside) if beside.is_file() else None
     hashes = [files.sha256(part) for part in parts]

@@ -266,6 +266,12 @@ def test_wrong_weights_are_told_in_one_line(load, tmp_path):
     )
 
 
+def of_eight_bits():
+    """A safetensors file of one number of 8 bits, by its format: the header's length, the header, the numbers."""
+    header = json.dumps({"x": {"dtype": "F8_E4M3", "shape": [1], "data_offsets": [0, 1]}}).encode()
+    return len(header).to_bytes(8, "little") + header + b"8"
+
+
 def test_what_is_no_clip_is_refused(folders, tmp_path):
     with pytest.raises(UserError, match="no weights at"):
         text_clip.load(tmp_path)
@@ -275,6 +281,9 @@ def test_what_is_no_clip_is_refused(folders, tmp_path):
     save_file({"x": np.zeros(3, np.float32)}, tmp_path / "model.safetensors")
     with pytest.raises(UserError, match="no tower of CLIP in these weights"):
         image_clip.load(tmp_path)
+    (tmp_path / "model.safetensors").write_bytes(of_eight_bits())
+    with pytest.raises(UserError, match="numbers of type float8_e4m3fn, which are not read: convert"):
+        torch_weights.pretrained(tmp_path)
     config = config_of("openai")
     for section, key, value, message in (
         ("text_config", "hidden_act", "relu", "unknown activation 'relu'; valid: quick_gelu, gelu"),

@@ -221,9 +221,10 @@ def test_a_run_keeps_its_manifest_and_notices_another_teacher(digits, tmp_path):
         trainer.run(config.to_dict(), tmp_path / "run", say=str)
 
 
-def test_a_damaged_manifest_is_told(digits, tmp_path):
+@pytest.mark.parametrize("content", ["{", "[]"])
+def test_a_damaged_manifest_is_told(digits, tmp_path, content):
     shutil.copytree(digits / "stage1", tmp_path / "run")
-    (tmp_path / "run/manifest.json").write_text("{")
+    (tmp_path / "run/manifest.json").write_text(content)
     with pytest.raises(UserError, match=r"manifest.json is damaged"):
         guided_distill.load(tmp_path / "run")
 
