@@ -281,9 +281,9 @@ def test_what_is_no_clip_is_refused(folders, tmp_path):
     save_file({"x": np.zeros(3, np.float32)}, tmp_path / "model.safetensors")
     with pytest.raises(UserError, match="no tower of CLIP in these weights"):
         image_clip.load(tmp_path)
-    (tmp_path / "model.safetensors").write_bytes(of_eight_bits())
+    (tmp_path / "eight.safetensors").write_bytes(of_eight_bits())
     with pytest.raises(UserError, match="numbers of type float8_e4m3fn, which are not read: convert"):
-        torch_weights.pretrained(tmp_path)
+        torch_weights.pretrained(tmp_path / "eight.safetensors")
     config = config_of("openai")
     for section, key, value, message in (
         ("text_config", "hidden_act", "relu", "unknown activation 'relu'; valid: quick_gelu, gelu"),
