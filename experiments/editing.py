@@ -5,10 +5,10 @@ emoji; and inpainting on the mixture, where the exact answer is known.
 
 CHAIN has the runs teacher, matched and student of `experiments.digits` (or of `experiments.emoji`), MIXTURE those of
 `experiments.mixture2d`; both are only read. With --tiny and no CHAIN, tiny chains of digits are trained in DIR. Trains
-an encoder of 4 steps in DIR, at 300 updates a round (digits, 2 CPU cores: 13 minutes beside other work), and measures
-(6 minutes). Writes DIR/editing.json and DIR/editing.png; --publish makes docs/results/editing_digits.md and .png (or
-those of emoji) of what is there. Expected: a student's edits and translations are what was asked for as often as the
-teacher's; known pixels are exact; resampling brings inpainting closer to the truth.
+an encoder of 4 steps in DIR, at 300 updates a round (2 CPU cores: digits 3 minutes, emoji 6), and measures (4 minutes).
+Writes DIR/editing.json and DIR/editing.png; --publish makes docs/results/editing_digits.md and .png (or those of emoji)
+of what is there. Expected: a student's edits and translations are what was asked for as often as the teacher's; known
+pixels are exact; resampling brings inpainting closer to the truth.
 """
 
 import argparse
@@ -241,8 +241,8 @@ COLUMNS = {
 }
 HEADER = """# {title}: edits, translations, inpainting
 
-Made by `python -m experiments.editing --publish` from the chain of `python -m experiments.{on}`; no number is typed by
-hand. What the methods are stands in [editing.md](../editing.md).
+Made by `python -m experiments.editing --publish` from the chain of `python -m experiments.{on}`; no number of its
+tables is typed by hand. What the methods are stands in [editing.md](../editing.md).
 
 {num} images, w = {guidance:g}, seed {seed}: a share has a standard error of at most {error:.1%}. {judge} Distances are
 root mean squares over pixels in [-1, 1], averaged over images; `to teacher` is to the many-step teacher's result from
@@ -288,8 +288,8 @@ CLOSING = {
 
 From strength 0.5 on, and in translations, students do in 2 to 4 steps what was asked as often as the teacher does in
 many, and end near its pictures. At 0.25 even the teacher changes one digit in four; the one step that a student of 4
-has from there changes fewer, and keeps more of the image. DDIM of as many steps on the teacher says what was asked as
-often, but disturbs what the teacher leaves alone. Painted halves pass for the digit with every method.
+has from there changes fewer, and keeps more of the image. DDIM of as many steps on the teacher does so as often or
+oftener, but disturbs what the teacher leaves alone. Painted halves pass for the digit with every method.
 """,
     "emoji": """## What came out
 

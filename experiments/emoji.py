@@ -1,7 +1,7 @@
 """Text to image, whole: an autoencoder, a teacher of captions in its latent space, and its students, on emoji.
 
     python -m experiments.emoji --workdir=DIR               (an accelerator; 64 x 64, about 2 hours, estimated)
-    python -m experiments.emoji --workdir=DIR --cpu         (faces, 32 x 32, two CPU cores: 77 minutes, and rows)
+    python -m experiments.emoji --workdir=DIR --cpu         (faces, 32 x 32, two CPU cores: 78 minutes, and rows)
     python -m experiments.emoji --tiny                      seconds, on made-up pictures with made-up words
 
 Needs `python -m guided_distill data prepare emoji` and the packages of requirements-features.txt. Captions are "name,

@@ -17,6 +17,7 @@ from guided_distill.runs import Run
 from guided_distill.text import clip as clip_texts
 
 AT_A_TIME = 2**32  # Bytes of samples, float32: 50,000 of 64 x 64 at once, of 512 x 512 a thousand.
+FEW = (16, 8, 4, 2, 1)
 LARGE = 256  # Pixels of a side from which a sheet has fewer columns.
 
 
@@ -232,9 +233,10 @@ def sheets(workdir: Path, guidance: Sequence[float], loaded: Mapping[str, Run], 
         lines: dict[str, tuple] = {f"teacher {many} x 2": (teacher, many)}
         if "matched" in loaded:
             lines[f"stage one {many}"] = (loaded["matched"], many)
-        for name, run in (("student", "student"), ("stochastic", "stochastic"), ("single w", f"single_w{w:g}")):
-            steps = sorted(set(loaded[run].trained_steps) & {16, 8, 4, 2, 1}, reverse=True) if run in loaded else ()
+        chains = {"student": "student", "stochastic": "stochastic", "single w": f"single_w{w:g}"}
+        for name, run in (chains | ({} if w else {"unguided": "unguided"})).items():
+            steps = sorted(set(loaded[run].trained_steps) & {*FEW}, reverse=True) if run in loaded else ()
             lines |= {f"{name} {n}": (loaded[run], n) for n in steps}
-        lines |= {f"DPM-Solver++ {n} x 2": (teacher, n, "dpmpp_2m") for n in (8, 4)}
-        lines |= {f"DDIM {n} x 2": (teacher, n) for n in (8, 4, 1)}
+        lines |= {f"DPM-Solver++ {n} x 2": (teacher, n, "dpmpp_2m") for n in FEW if n > 2}  # From 2 on they are DDIM's.
+        lines |= {f"DDIM {n} x 2": (teacher, n) for n in FEW}
         sheet(workdir / f"sheet_w{w:g}.png", lines, w, seed, prompts=prompts)

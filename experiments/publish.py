@@ -1,4 +1,5 @@
-"""Turns results.json of finished experiments into docs/results: tables, plots and pictures. No number is typed by hand.
+"""Turns results.json of finished experiments into docs/results: tables, plots and pictures. No number in a table is
+typed by hand.
 
 python -m experiments.publish mixture2d DIR [DIR ...]
 python -m experiments.publish digits DIR

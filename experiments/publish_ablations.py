@@ -74,8 +74,8 @@ HEADER = """# What the method rests on
 Made by `python -m experiments.publish ablations` from the `results.json` of `python -m experiments.ablations`; no
 number is typed by hand; the rows are also in `ablations_<bed>.json`, from which another machine can go on (`--rows`).
 One part at a time is changed or taken away; all the rest is as in "the method". Means over seeds ± their standard
-deviation, and in brackets how many times the method's own mean. What follows from it for a data set of your own is in
-[your data](../your-data.md).
+deviation, and in brackets how many times the method's own mean. The mixture's teacher is its exact denoiser: a student
+starts from scratch there. What follows from it for a data set of your own is in [your data](../your-data.md).
 """
 
 ABOUT = {

@@ -161,8 +161,8 @@ COLUMNS = {
 }
 HEADER = """# Digits: networks that are shown an image
 
-Made by `python -m experiments.shown --publish` from its runs; no number is typed by hand. What such networks are stands
-in [editing.md](../editing.md#networks-that-are-shown-an-image).
+Made by `python -m experiments.shown --publish` from its runs; no number of its tables is typed by hand. What such
+networks are stands in [editing.md](../editing.md#networks-that-are-shown-an-image).
 
 Trained on the even images of scikit-learn's digits (8 x 8), asked of odd ones, which they never saw; seed {seed}, every
 row from the same noise. Distances are root mean squares over pixels in [-1, 1], averaged over images; `to teacher` is
@@ -188,7 +188,7 @@ Students down to one step paint halves that are taken for the class as often as 
 every image the edit that was told. From the exact answer they are two to four times as far as the teacher where an edit
 is easy (keep, invert), by eye as exact, and about a tenth further where it is hard (turn). At w = 0, where there is no
 guidance to distil, plain DDIM on the teacher in four or two steps is nearer to the answer than any student; at w = 1 it
-is further in every number of steps, by up to two and a half times. In inpainting, DDIM in few steps stays near the mean
+is further in every number of steps, by up to 2.6 times. In inpainting, DDIM in few steps stays near the mean
 of what could be there: the least distance to the hidden half, and blurred. In two steps and one students are nearer to
 the teacher's picture, in four DDIM is a little nearer.
 """

@@ -52,9 +52,15 @@ def test_repaint_is_diffusers(theirs):
     alpha_bar = scheduler.alphas_cumprod.numpy().astype(np.float64)
     levels = np.concatenate([np.log(alpha_bar / (1 - alpha_bar))[::-1], [np.inf]]).astype(np.float32)
     keys = jax.random.split(jax.random.key(4), len(z))
-    denoise = lambda z, logsnr, cond: from_eps(0.9 * jnp.sin(1.3 * z) + 0.05 * z, z, logsnr)  # noqa: E731
+    ours, expected = [], []
+
+    def denoise(z, logsnr, cond):
+        ours.append(z)
+        return from_eps(0.9 * jnp.sin(1.3 * z) + 0.05 * z, z, logsnr)
+
     step = samplers.masked(samplers.ddim, jnp.asarray(known), jnp.asarray(paint), TIMES)
-    ours = samplers.sample(keys, denoise, step, jnp.asarray(z), {}, jnp.asarray(levels))
+    with jax.disable_jit():  # So that the scan is a loop.
+        ours.append(samplers.sample(keys, denoise, step, jnp.asarray(z), {}, jnp.asarray(levels)))
 
     def noise(step_index, stream):  # As `masked` draws it.
         of = [jax.random.fold_in(jax.random.fold_in(key, step_index), stream) for key in keys]
@@ -67,6 +73,10 @@ def test_repaint_is_diffusers(theirs):
                 set_noise(noise(index, 3 * turn))
                 sample = scheduler.undo_step(sample, t)  # By betas[t], those of the step from t - 1 up to t.
             set_noise(noise(index, 3 * turn + 2))
+            expected.append(sample.numpy())
             eps = torch.from_numpy(model(sample.numpy()))
             sample = scheduler.step(eps, t, sample, torch.from_numpy(known), keep).prev_sample
-    np.testing.assert_allclose(ours, sample.numpy(), atol=1e-5 * float(np.abs(sample.numpy()).max()))
+    expected.append(sample.numpy())
+    assert len(ours) == len(expected) == STEPS * TIMES + 1
+    for here, there in zip(ours, expected, strict=True):
+        np.testing.assert_allclose(here, there, atol=1e-5 * float(np.abs(there).max()))

@@ -34,26 +34,44 @@ def opened(kind, schedule, meant, **changed):
 
 
 def theirs(stepper, num_steps, z):
-    """Where a scheduler ends with the linear network, from z."""
+    """Where a scheduler goes with the linear network, from z: [num_steps + 1, ...]."""
     import torch
 
     stepper.set_timesteps(num_steps)
-    z, matrix = torch.tensor(z), torch.tensor(MATRIX)
+    way, matrix = [torch.tensor(z)], torch.tensor(MATRIX)
     for t in stepper.timesteps:
-        z = stepper.step(z @ matrix, t, z, return_dict=False)[0]
-    return z.numpy()
+        way.append(stepper.step(way[-1] @ matrix, t, way[-1], return_dict=False)[0])
+    return torch.stack(way).numpy()
 
 
 def ours(name, schedule, meant, num_steps, z):
-    """Where our sampler ends."""
-    grid = schedules.grid(schedule, num_steps)
-    return np.asarray(samplers.sample(jax.random.key(0), linear(meant), samplers.get(name), jnp.asarray(z), {}, grid))
+    """Where our sampler goes: [num_steps + 1, ...]."""
+    return way(samplers.get(name), meant, schedules.grid(schedule, num_steps), z)
+
+
+def way(step, meant, levels, z):
+    """What the network is asked of, step by step, and where it ends."""
+    seen, network = [], linear(meant)
+
+    def denoise(z, logsnr, cond):
+        seen.append(z)
+        return network(z, logsnr, cond)
+
+    with jax.disable_jit():  # So that the scan is a loop.
+        end = samplers.sample(jax.random.key(0), denoise, step, jnp.asarray(z), {}, levels)
+    return np.stack([*seen, end])
 
 
 def linear(meant):
     """The linear network, as a denoiser."""
     make = getattr(prediction, f"from_{meant}")
     return lambda z, logsnr, cond: make(z @ MATRIX, z, logsnr)
+
+
+def assert_close_all_the_way(found, expected):
+    assert found.shape == expected.shape
+    for here, there in zip(found, expected, strict=True):
+        assert_close(here, there)
 
 
 def assert_close(found, expected, tolerance=1e-5):
@@ -75,37 +93,38 @@ def test_tables_are_its_alphas_cumprod(kind):
 
 @pytest.mark.parametrize("num_steps", [1, 2, 4, 8, 50])
 @pytest.mark.parametrize(("kind", "meant"), [("stable-diffusion", "eps"), ("ldm", "v"), ("linear", "x"), ("zero", "v")])
-def test_ddim_ends_where_its_does(kind, meant, num_steps, z):
+def test_ddim_goes_where_its_does(kind, meant, num_steps, z):
     stepper = opened("DDIMScheduler", tables.KINDS[kind], meant)
     expected = theirs(stepper, num_steps, z)
     indices = np.asarray(schedules.grid(tables.KINDS[kind], num_steps)[:-1])
     found = np.asarray(tables.KINDS[kind].inverse(indices)) * 1000 - 1
     np.testing.assert_allclose(found, stepper.timesteps.numpy(), atol=2e-3)
-    assert_close(ours("ddim", tables.KINDS[kind], meant, num_steps, z), expected)
+    assert_close_all_the_way(ours("ddim", tables.KINDS[kind], meant, num_steps, z), expected)
 
 
 @pytest.mark.parametrize("num_steps", [1, 2, 4, 8, 20])
 @pytest.mark.parametrize("meant", ["eps", "v"])
-def test_dpm_solver_ends_where_its_does(meant, num_steps, z):
+def test_dpm_solver_goes_where_its_does(meant, num_steps, z):
     """DPM-Solver++(2M), midpoint, to sigma 0: its last step is of first order, as ours."""
     changed = {"final_sigmas_type": "zero", "algorithm_type": "dpmsolver++", "solver_order": 2}
     stepper = opened("DPMSolverMultistepScheduler", tables.KINDS["ldm"], meant, **changed)
-    assert_close(ours("dpmpp_2m", tables.KINDS["ldm"], meant, num_steps, z), theirs(stepper, num_steps, z))
+    expected = theirs(stepper, num_steps, z)
+    assert_close_all_the_way(ours("dpmpp_2m", tables.KINDS["ldm"], meant, num_steps, z), expected)
 
 
 @pytest.mark.parametrize(("times", "meant"), [([999], "eps"), ([999, 499], "v"), ([999, 759, 499, 259], "eps")])
-def test_lcm_ends_where_its_does(times, meant, z, monkeypatch):
+def test_lcm_goes_where_its_does(times, meant, z, monkeypatch):
     """At its times, from a list of 50, and with our noise; its c_skip is 3.7e-8 and less there."""
-    schedule, key = tables.KINDS["stable-diffusion"], jax.random.key(0)
+    schedule = tables.KINDS["stable-diffusion"]
     stepper = opened("LCMScheduler", schedule, meant, original_inference_steps=50)
-    expected = lcm(stepper, len(times), z, key, monkeypatch)
+    expected = lcm(stepper, len(times), z, jax.random.key(0), monkeypatch)
     assert stepper.timesteps.tolist() == times
     levels = jnp.append(schedule((jnp.asarray(times) + 1) / schedule.num_timesteps), jnp.inf)
-    assert_close(samplers.sample(key, linear(meant), samplers.consistency, jnp.asarray(z), {}, levels), expected)
+    assert_close_all_the_way(way(samplers.consistency, meant, levels, z), expected)
 
 
 def lcm(stepper, num_steps, z, key, monkeypatch):
-    """Where its LCMScheduler ends, if the noise that it draws is that of our sampler with `key`."""
+    """Where its LCMScheduler goes, if the noise that it draws is that of our sampler with `key`."""
     import torch
     from diffusers.schedulers import scheduling_lcm
 
@@ -147,11 +166,15 @@ def student(captioned, tmp_path_factory):
 
 
 def test_it_finds_every_key_and_no_other(student):
+    from transformers import CLIPTextModel
+
     run, folder = student
-    for name, kind in (("unet", "UNet2DConditionModel"), ("vae", "AutoencoderKL")):
-        model, info = getattr(diffusers(), kind).from_pretrained(folder, subfolder=name, output_loading_info=True)
-        assert not any(info[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs")), info
-        assert model.config.get("time_cond_proj_dim", 16) == 16
+    kinds = {"unet": diffusers().UNet2DConditionModel, "vae": diffusers().AutoencoderKL, "text_encoder": CLIPTextModel}
+    for name, kind in kinds.items():
+        model, info = kind.from_pretrained(folder, subfolder=name, output_loading_info=True)
+        wrong = ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs")
+        assert not any(info.get(key) for key in wrong), info
+        assert name != "unet" or model.config.time_cond_proj_dim == 16
     assert run.manifest["network"]["args"]["guidance_dim"] == 16
 
 
