@@ -1,9 +1,11 @@
 """From the command line to a trained run: config files and their flags, chains, and mistakes told in one line."""
 
+import contextlib
 import importlib.util
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +76,24 @@ def tell(error: BaseException) -> int:
     return 2
 
 
+@contextlib.contextmanager
+def warning_in_a_line() -> Iterator[None]:
+    """What users are warned of, such as a prompt that is too long, without the place in the code; other kinds of
+    warnings are for programmers."""
+    whole = warnings.formatwarning
+
+    def line(message: Warning | str, category: type[Warning], *where: Any) -> str:
+        users = category is UserWarning
+        return f"warning: {' '.join(str(message).split())}\n" if users else whole(message, category, *where)
+
+    warnings.formatwarning = line
+    try:
+        yield
+    finally:
+        warnings.formatwarning = whole
+
+
+@warning_in_a_line()
 def guarded(function: Callable, *args: Any) -> int:
     """function(*args) with a user's mistakes told in one line. Returns the exit status: 0, 2 after a mistake,
     `preemption.STATUS` when it was asked to stop and has saved, 130 after Ctrl-C."""

@@ -5,6 +5,7 @@ import json
 import shutil
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import jax
@@ -360,6 +361,18 @@ def test_main_tells_a_mistake_in_one_line(flags, message, tmp_path):
     assert done.returncode == 2, done.stderr
     assert len(done.stderr.strip().splitlines()) == 1 and re.search(message, done.stderr), done.stderr
     assert not (tmp_path / "run").exists()
+
+
+def test_a_warning_to_users_is_one_line_and_others_say_where(capsys):
+    def warn():
+        for kind in (UserWarning, DeprecationWarning):
+            print(warnings.formatwarning("too long:\n  cut", kind, "text.py", 7, "x = 1"), end="")
+
+    assert launch.guarded(warn) == 0
+    first, *rest = capsys.readouterr().out.splitlines()
+    assert first == "warning: too long: cut" and rest[0].startswith("text.py:7: DeprecationWarning: too long:")
+    warn()
+    assert capsys.readouterr().out.startswith("text.py:7: UserWarning: ")
 
 
 def test_a_chain_lends_its_settings_and_directories(digits):
