@@ -17,6 +17,7 @@ import shutil
 import sys
 from functools import partial
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -163,14 +164,13 @@ def encoder_of(results: Results, of: Scene, above: Path, seed: int, tiny: bool) 
     return guided_distill.load(results.train(config, "encoder", seed, above))
 
 
-def tiny_chains(workdir: Path) -> tuple[Path, Path]:
-    """Chains of seconds, under the names that the experiments give to their runs."""
-    for name, module in (("digits", digits_chain), ("mixture", mixture2d_chain)):
-        if not (workdir / name / "student").exists():
-            launch.train(module.get_config("tiny").to_dict(), str(workdir / name))
-            (workdir / name / "student").symlink_to("stage2")
-            (workdir / name / "matched").symlink_to("stage1")
-    return workdir / "digits", workdir / "mixture"
+def tiny_chain(directory: Path, module: ModuleType) -> Path:
+    """A chain of seconds, under the names that the experiments give to their runs."""
+    if not (directory / "student").exists():
+        launch.train(module.get_config("tiny").to_dict(), str(directory))
+        (directory / "student").symlink_to("stage2")
+        (directory / "matched").symlink_to("stage1")
+    return directory
 
 
 def main() -> None:
@@ -195,7 +195,8 @@ def measure(args: argparse.Namespace) -> None:
     """Writes editing.json and editing.png."""
     num, chain, mixture = 24 if args.tiny else args.num, args.chain, args.mixture
     if args.tiny and chain is None:
-        chain, mixture = tiny_chains(args.workdir)
+        chain = tiny_chain(args.workdir / "digits", digits_chain)
+        mixture = tiny_chain(args.workdir / "mixture", mixture2d_chain)
     if chain is None:
         raise UserError("--chain is missing: the directory of experiments.digits or experiments.emoji, or --tiny")
     teacher, student = (guided_distill.load(chain / name) for name in ("teacher", "student"))
