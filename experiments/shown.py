@@ -99,7 +99,7 @@ def painted(workdir: Path, num: int, seed: int, tiny: bool) -> None:
         results.row(key, 0, lambda images=images: score(np.where(mask[..., None], images, of.images)))
     paint = lambda run, steps, w: editing.inpaint(run, of.images, mask, steps, guidance=w, seed=seed, **of.was)  # noqa: E731
     shown |= measured(results, plan(runs, 2), paint, score, seed)
-    _sheet(workdir, shown)
+    draw(workdir, shown)
 
 
 def instructed(workdir: Path, num: int, seed: int, tiny: bool) -> None:
@@ -124,10 +124,11 @@ def instructed(workdir: Path, num: int, seed: int, tiny: bool) -> None:
     results.row(key, 0, lambda: score(source))
     edit = lambda run, steps, w: editing.instruct(run, source, told, steps, w, w, seed)  # noqa: E731
     shown |= measured(results, plan(runs, 3), edit, score, seed)
-    _sheet(workdir, shown)
+    draw(workdir, shown)
 
 
-def _sheet(workdir: Path, shown: dict[str, np.ndarray]) -> None:
+def draw(workdir: Path, shown: dict[str, np.ndarray]) -> None:
+    """DIR/sheet.png."""
     pictures.save_sheet(workdir / "sheet.png", {name: images[:SHOWN] for name, images in shown.items()})
 
 

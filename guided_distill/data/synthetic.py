@@ -19,9 +19,11 @@ def make(
     flip: bool = False,
     captions: bool = False,
     text: Sequence[int] = (),
+    shown: bool = False,
 ) -> Source:
     """uint8 [num, h, w, c]; class k's blob sits at angle 2 pi k / num_classes; "train" and "test" are independent
-    draws. `captions` take the place of labels; `text` (l, d): they are there as states of the encoder `words`, too."""
+    draws. `captions` take the place of labels; `text` (l, d): they are there as states of the encoder `words`, too;
+    `shown`: with "image", its mirror image."""
     one_of("split of synthetic", split, ("train", "test"))
     height, width, channels = shape
     rng = np.random.default_rng([7, ("train", "test").index(split)])
@@ -32,11 +34,12 @@ def make(
     distance = (y[:, None] - centre[:, :1, None]) ** 2 + (x[None, :] - centre[:, 1:, None]) ** 2
     colour = rng.uniform(0.4, 1.0, size=(num, 1, 1, channels))
     images = np.round(255 * np.exp(-distance / 0.02)[..., None] * colour).astype(np.uint8)
+    beside = {"image": images[:, :, ::-1]} if shown else {}
     if not (captions or text):
-        arrays = {"x": images, "label": label} if num_classes else {"x": images}
+        arrays = {"x": images, **beside, **({"label": label} if num_classes else {})}
         return Source(arrays, Info(tuple(shape), num_classes, "made here", flip))
     told = [f"a blob, place {k}" for k in range(max(num_classes, 1))]
-    arrays, reads = {"x": images, "caption": np.array([t.encode() for t in told])[label]}, None
+    arrays, reads = {"x": images, **beside, "caption": np.array([t.encode() for t in told])[label]}, None
     if text:
         reads = {"name": "words", "length": text[0], "width": text[1]}
         arrays["text"] = words.encoder(*text).encode(told)[label]

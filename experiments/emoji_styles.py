@@ -1,0 +1,167 @@
+"""Emoji redrawn as one is told: a network that is shown a drawing, told "in noto style", and distilled to one step.
+
+    python -m experiments.emoji_styles --workdir=DIR --chain=CHAIN [--num=200] [--publish]    (2 CPU cores, 35 minutes)
+
+CHAIN is a directory of `experiments.emoji`, which is only read: the network begins as its teacher of captions, and its
+autoencoder encodes the pairs. Teacher, stage one and stage two of configs/emoji_styles_*; asked of all pairs whose
+second drawing was held out, and of `num` that were trained on; every row is from the same noise, with both guidance
+strengths w. Writes results.json and a sheet to DIR; --publish makes docs/results/emoji_styles.md of what is there.
+Expected: students down to one step redraw as the teacher does, at a 192nd of its evaluations.
+"""
+
+import argparse
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+
+import guided_distill
+from configs import emoji_styles_stage1, emoji_styles_stage2, emoji_styles_teacher
+from experiments.editing import apart
+from experiments.emoji import SCALES, Pairs, Scale, embedding
+from experiments.matcher import Matcher
+from experiments.results import DOCS, Results, arguments, devices, markdown, read, spent
+from experiments.shown import draw, measured, plan
+from guided_distill import codecs, data, editing, evaluate, latents, launch
+from guided_distill.errors import UserError
+from guided_distill.runs import Run
+
+MODULES = {"teacher": emoji_styles_teacher, "matched": emoji_styles_stage1, "student": emoji_styles_stage2}
+
+
+def pairs_of(source: dict) -> dict:
+    """The set of pairs of a scale's set of pictures."""
+    return {**source, "name": "emoji_styles"} if source["name"] == "emoji" else {**source, "shown": True}
+
+
+class Asked:
+    """Pairs that are asked for: `images`, what they are `told`, the `answers`, and the `captions` of those."""
+
+    def __init__(self, scale: Scale, spec: dict, num: int | None, seed: int):
+        arrays = data.load(**pairs_of(spec))[:]
+        chosen = np.sort(np.random.default_rng(seed).permutation(len(arrays["x"]))[:num])
+        arrays = {name: array[chosen] for name, array in arrays.items()}
+        self.images, self.answers = codecs.to_float(arrays["image"]), codecs.to_float(arrays["x"])
+        self.told = self.captions = [caption.decode() for caption in arrays["caption"].tolist()]
+        if "style" in arrays:
+            known = _captions(scale)
+            self.captions = [known[key] for key in zip(arrays["name"].tolist(), arrays["style"].tolist(), strict=True)]
+
+
+def _captions(scale: Scale) -> dict[tuple[int, int], str]:
+    """What drawings are called, by name and style."""
+    known = {}
+    for spec in (scale.source, scale.heldout):
+        of = data.load(**spec)[:]
+        keys = zip(of["name"].tolist(), of["style"].tolist(), strict=True)
+        known |= dict(zip(keys, (caption.decode() for caption in of["caption"].tolist()), strict=True))
+    return known
+
+
+def train(results: Results, scale: Scale, chain: Path, seed: int) -> dict[str, Run]:
+    """What is missing: encoded pairs, teacher, stage one, stage two."""
+    name, spec = f"{scale.name}_pairs", {**pairs_of(scale.source), "split": "train"}
+    encoders = latents.Encoders({"name": "kl_vae", "weights": str(chain / "autoencoder")}, scale.text)
+    with results.timed("encoding"):
+        latents.write(data.load(**spec), spec, encoders, name, str(results.workdir / "data"))
+    runs, above = {}, None
+    for stage, module in MODULES.items():
+        config = module.get_config(scale.argument)
+        if above is None:
+            config.data = {"name": "encoded", "of": name, "directory": str(results.workdir / "data")}
+            config.start, config.start_command = str(chain / "teacher"), "python -m experiments.emoji"
+            for part in ("codec", "schedule", "network"):
+                config[part] = {"name": "inherit"}
+            config.prediction = config.time_input = "inherit"
+        above = results.train(config, stage, seed, above)
+        runs[stage] = guided_distill.load(above)
+    return runs
+
+
+def measure(results: Results, scale: Scale, runs: dict[str, Run], num: int, seed: int) -> None:
+    """Rows and the sheet, pairs that were held out first."""
+    parts = {"held_out_": Asked(scale, scale.heldout, None, seed), "": Asked(scale, scale.source, num, seed)}
+    _, features = evaluate.load_features(scale.features)
+    real = Pairs(data.load(**scale.source), features, num)
+    matcher = Matcher(real.real.features, real.captions, embedding(scale), seed)
+    images = np.concatenate([of.images for of in parts.values()])
+    told = [one for of in parts.values() for one in of.told]
+    ends = np.cumsum([len(of.images) for of in parts.values()])[:-1]
+
+    def score(out: np.ndarray, partner: np.ndarray | None = None) -> dict[str, float]:
+        found = {} if partner is None else {"to_teacher": apart(out, partner)}
+        for (prefix, of), own in zip(parts.items(), np.split(out, ends), strict=True):
+            seen = evaluate.feature_set(own, None, features).features
+            found[f"{prefix}r_precision"] = matcher.precision(seen, of.captions)
+            found[f"{prefix}to_answer"] = apart(own, of.answers)
+            found[f"{prefix}to_source"] = apart(own, of.images)
+        return found
+
+    answers = np.concatenate([of.answers for of in parts.values()])
+    for name, pictures_of in {"drawings as they are": images, "real answers": answers}.items():
+        key = {"method": name, "sampler": "none", "steps": 0, "guidance": 0.0, "seed": seed}
+        results.row(key, 0, lambda out=pictures_of: score(out))
+    redraw = lambda run, steps, w: editing.instruct(run, images, told, steps, w, w, seed)  # noqa: E731
+    shown = {"drawings": images, "real answers": answers} | measured(results, plan(runs, 3), redraw, score, seed)
+    draw(results.workdir, shown)
+
+
+def main() -> None:
+    """Trains what is missing, measures, draws; with --publish, writes the page of what is there."""
+    parser = arguments(__doc__)
+    parser.add_argument("--chain", type=Path, help="directory of experiments.emoji")
+    parser.add_argument("--num", type=int, default=200, help="pairs that were trained on (default 200)")
+    parser.add_argument("--publish", action="store_true", help="write docs/results/emoji_styles.md and .png")
+    args = parser.parse_args()
+    if args.publish:
+        return publish(args.workdir)
+    launch.prepare_process()
+    return run(args)
+
+
+def run(args: argparse.Namespace) -> None:
+    """All but the page."""
+    if args.chain is None:
+        raise UserError("--chain is missing: the directory of experiments.emoji")
+    name = read(args.chain)[1]["settings"].get("scale")
+    if name not in SCALES:
+        raise UserError(f"{args.chain} is of another experiment than emoji")
+    results = Results(args.workdir, scale=name, num=args.num, seed=args.seed, features=SCALES[name].features)
+    runs = train(results, SCALES[name], args.chain, args.seed)
+    measure(results, SCALES[name], runs, args.num, args.seed)
+
+
+COLUMNS = (
+    *("guidance", "method", "steps", "evaluations", "r_precision", "to_answer", "to_source"),
+    *("held_out_r_precision", "held_out_to_answer", "held_out_to_source", "to_teacher"),
+)
+PAGE = """# Emoji redrawn as one is told
+
+Made by `python -m experiments.emoji_styles --publish` from its runs; no number of its table is typed by hand. A network
+that is shown a drawing and told "in noto style", "in fluent style" or "in twemoji style" ([what such networks
+are](../editing.md#networks-that-are-shown-an-image)); scale {scale}, seed {seed}. Asked of {num} pairs that were
+trained on, and of all whose second drawing was held out; every row is from the same noise. `r precision`: how often a
+matcher, fitted on real drawings that were trained on, finds the caption of the answer ("name, style") among a hundred,
+given the result. Distances are root mean squares over pixels in [-1, 1], averaged over pairs: to the real drawing in
+the style that was asked for, to the drawing that was given, and to the teacher's result in 64 steps. w is both
+strengths'; the teacher takes three evaluations a step, its students one.
+
+On {spent}; rows made on {devices}.
+
+![Drawings, and what became of them, w = 1; pairs that were held out](emoji_styles.png)
+"""
+CLOSING = ""
+
+
+def publish(workdir: Path) -> None:
+    """docs/results/emoji_styles.md and .png."""
+    rows, hardware = read(workdir)
+    page = PAGE.format(**hardware["settings"], spent=f"{spent(hardware)}", devices=devices(rows))
+    path = DOCS / "emoji_styles.md"
+    path.write_text("\n".join([page, markdown(rows, COLUMNS), CLOSING]).rstrip() + "\n")
+    shutil.copy(workdir / "sheet.png", path.with_suffix(".png"))
+
+
+if __name__ == "__main__":
+    sys.exit(launch.guarded(main))
