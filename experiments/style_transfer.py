@@ -96,9 +96,9 @@ def run(args: argparse.Namespace) -> None:
     runs = {name: guided_distill.load(args.chain / name) for name in ("teacher", "student")}
     given = runs["teacher"].manifest["data"]
     images = images_of(data.load(**{**given, "split": "test"}), source, args.num)
+    argument = "tiny" if args.tiny else read(args.chain)[1]["settings"].get("argument", "")
     settings = {"on": args.on, "source": source, "targets": targets, "num": args.num, "seed": args.seed}
     results = Results(args.workdir, **settings, guidance=args.guidance)
-    argument = "tiny" if args.tiny else read(args.chain)[1]["settings"].get("argument", "")
     stage2 = importlib.import_module(f"configs.{args.on}_stage2")
     config = stage2.get_config(",".join(filter(None, [argument, "encoding"])))
     runs["encoder"] = guided_distill.load(results.train(config, "encoder", args.seed, args.chain / "matched"))

@@ -13,6 +13,7 @@ from experiments import (
     digits,
     editing,
     emoji,
+    emoji_styles,
     matcher,
     mixture2d,
     publish,
@@ -21,9 +22,10 @@ from experiments import (
     results,
     scenes,
     shown,
+    style_transfer,
 )
 from experiments.results import Results
-from guided_distill import data, evaluate, metrics
+from guided_distill import codecs, data, evaluate, metrics
 from guided_distill.errors import UserError
 
 
@@ -186,6 +188,49 @@ def test_edits_are_measured_and_published(on, tmp_path, monkeypatch):
     page = (tmp_path / f"editing_{on}.md").read_text()
     assert ("features to source" in page) == (on == "emoji") and "where teacher leaves" in page
     assert (tmp_path / f"editing_{on}.png").exists()
+
+
+@pytest.mark.long
+def test_emoji_are_redrawn_as_is_told(tmp_path, monkeypatch):
+    run(emoji, monkeypatch, f"--workdir={tmp_path / 'chain'}", "--tiny")
+    command = (emoji_styles, monkeypatch, f"--workdir={tmp_path / 'pairs'}")
+    run(*command, f"--chain={tmp_path / 'chain'}", "--num=8")
+    rows, _ = results.read(tmp_path / "pairs")
+    given, answer = rows[:2]
+    assert given["to_source"] == 0 < given["to_answer"] and answer["to_answer"] == 0 and answer["r_precision"] == 1
+    teacher = json.loads((tmp_path / "pairs" / "teacher" / "manifest.json").read_text())
+    assert teacher["channels"] == ["image"] and teacher["text"] == {"name": "words"}
+    monkeypatch.setattr(emoji_styles, "DOCS", tmp_path)
+    run(*command, "--publish")
+    assert "| real answers |" in (tmp_path / "emoji_styles.md").read_text() and (tmp_path / "emoji_styles.png").exists()
+
+
+@pytest.mark.slow
+def test_a_class_in_the_style_of_another(tmp_path, monkeypatch):
+    """The figure on stand-in pictures; the rows of the teacher are those that the others are measured from."""
+    command = (style_transfer, monkeypatch, f"--workdir={tmp_path}", "--on=fashion_mnist")
+    run(*command, "--tiny", "--num=4")
+    rows, _ = results.read(tmp_path)
+    assert [(row["target"], row["steps"], row["evaluations"]) for row in rows] == [
+        (target, steps, evaluations) for target in (1, 2) for steps, evaluations in ((8, 32), (4, 8), (2, 4))
+    ]
+    assert all((row["to_teacher"] == 0) == (row["method"] == "teacher, teacher") for row in rows)
+    monkeypatch.setattr(style_transfer, "DOCS", tmp_path)
+    run(*command, "--publish")
+    assert "4 images of class\n0 of" in (tmp_path / "style_transfer_fashion_mnist.md").read_text()
+
+
+def test_a_figure_says_what_it_lacks(tmp_path, monkeypatch):
+    for module, match in ((style_transfer, "--chain is missing"), (emoji_styles, "--chain is missing")):
+        with pytest.raises(UserError, match=match):
+            run(module, monkeypatch, f"--workdir={tmp_path / 'none'}")
+    assert not (tmp_path / "none").exists()
+    few = data.load("synthetic", num=20, num_classes=2)
+    images = style_transfer.images_of(few, 1, 3)
+    assert images.shape == (3, 16, 16, 3) and np.abs(images).max() <= 1
+    np.testing.assert_array_equal(images, codecs.to_float(few.arrays["x"][few.arrays["label"] == 1][:3]))
+    with pytest.raises(UserError, match=r"there are \d+ images of class 1, not 20"):
+        style_transfer.images_of(few, 1, 20)
 
 
 @pytest.mark.slow
