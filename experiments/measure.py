@@ -2,14 +2,16 @@
 teacher."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+import guided_distill
 from experiments.results import Results
 from guided_distill import data, evaluate, generate, pictures, samplers
+from guided_distill.checkpoint import Checkpoints
 from guided_distill.errors import UserError
 from guided_distill.features import clip as clip_images
 from guided_distill.metrics import FeatureSet, clip_score, frechet, kernel
@@ -221,6 +223,11 @@ def sheet(
         name: run.sample(num, n, w, sampler=by[0] if by else None, **shared) for name, (run, n, *by) in rows.items()
     }
     pictures.save_sheet(path, drawn)
+
+
+def standing(workdir: Path, names: Iterable[str]) -> dict[str, Run]:
+    """The runs of these names that are in a directory, and have saved what they learned."""
+    return {name: guided_distill.load(workdir / name) for name in names if Checkpoints(workdir / name).steps()}
 
 
 def sheets(workdir: Path, guidance: Sequence[float], loaded: Mapping[str, Run], seed: int) -> None:

@@ -15,16 +15,14 @@ from rich.table import Table as Printed
 
 import guided_distill
 from experiments import paper
-from experiments.measure import Measure, clip_of, sheets
+from experiments.measure import Measure, clip_of, sheets, standing
 from experiments.published import FIGURES, Figure
 from experiments.results import Results, arguments
 from guided_distill import costs, data, evaluate, launch, plugins, report, rounds, stages
-from guided_distill.checkpoint import Checkpoints
 from guided_distill.cli import numbers
 from guided_distill.errors import UserError, one_of
 from guided_distill.files import write_text
 from guided_distill.hardware import ACCELERATORS, UTILISATION
-from guided_distill.runs import Run
 
 PARTS = ("core", "stochastic", "single_w", "unguided")
 SHOWN = ("A100", "H100", "TPU v4", "TPU v5e", "TPU v5p")
@@ -311,7 +309,8 @@ def run(table: Table, args: argparse.Namespace, argument: str, parts: tuple[str,
         loaded[training.name] = guided_distill.load(results.train(training.config, training.name, args.seed, above))
     measure(table, results, loaded, measured, args)
     if loaded:  # With those that have all their rows, too.
-        sheets(args.workdir, table.guidance, standing(table, argument, args.workdir) | loaded, args.seed)
+        every_run = standing(args.workdir, (training.name for training in trainings(table, argument)))
+        sheets(args.workdir, table.guidance, every_run | loaded, args.seed)
     notes = []
     if args.tiny:
         notes.append(
@@ -324,12 +323,6 @@ def run(table: Table, args: argparse.Namespace, argument: str, parts: tuple[str,
         write_text(args.workdir / "paper.md", paper.markdown(cells, table.title))
         print(f"-> {args.workdir / 'paper.md'}")
     print(f"-> {report.of_experiment(args.workdir, table.title, notes, features=args.features)}")
-
-
-def standing(table: Table, argument: str, workdir: Path) -> dict[str, Run]:
-    """The runs of a table that are in a directory, and have saved what they learned."""
-    names = [training.name for training in trainings(table, argument)]
-    return {name: guided_distill.load(workdir / name) for name in names if Checkpoints(workdir / name).steps()}
 
 
 def require(table: Table, args: argparse.Namespace) -> None:
