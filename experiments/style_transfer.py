@@ -2,7 +2,7 @@
 data as other classes by the student; beside the teacher doing both in many steps.
 
     python -m experiments.style_transfer --on=imagenet64 --workdir=DIR --chain=CHAIN
-    python -m experiments.style_transfer --on=fashion_mnist --workdir=DIR --chain=CHAIN    (2 CPU cores: 15 minutes)
+    python -m experiments.style_transfer --on=fashion_mnist --workdir=DIR --chain=CHAIN    (one CPU core: 42 minutes)
     python -m experiments.style_transfer --tiny                                            minutes, stand-in pictures
 
 CHAIN has the runs teacher, matched and student of `experiments.<on>`, which are only read; images are of the test
