@@ -442,3 +442,6 @@ def test_weights_of_something_else_are_refused(tmp_path):
         latent_unet.load(write(tmp_path / "z", "inpainting", layout("inpainting"), in_channels=4))
     with pytest.raises(UserError, match=r"no weights at .*diffusion_pytorch_model\.safetensors"):
         latent_unet.load(tmp_path)
+    save_file({"model.diffusion_model.out.2.bias": np.zeros(4, np.float32)}, tmp_path / "v1-5.safetensors")
+    with pytest.raises(UserError, match=r"is a whole pipeline in one file, .*; make a folder of it"):
+        latent_unet.load(tmp_path / "v1-5.safetensors", "sd1")

@@ -212,6 +212,7 @@ Network = LatentUNet
 # diffusers' files.
 
 FILE = "diffusion_pytorch_model.safetensors"
+WHOLE = "model.diffusion_model."  # How the U-Net's names begin in files of whole pipelines.
 TOKENS = "class_tokens.weight"
 
 
@@ -242,6 +243,11 @@ def load(
     if not file.is_file():
         raise UserError(f"no weights at {path}: expected a .safetensors file, or a folder with {FILE} in it")
     given = torch_weights.pretrained(file)
+    if any(name.startswith(WHOLE) for name in given.arrays):
+        raise UserError(
+            f"{file} is a whole pipeline in one file, by the names of the first Stable Diffusion; make a folder of it: "
+            "diffusers.StableDiffusionPipeline.from_single_file(FILE).save_pretrained(FOLDER)"
+        )
     if given.config is not None:
         fields, in_channels = _diffusers.described(given.config, str(weights))
     elif preset is not None:
