@@ -1,6 +1,6 @@
 """Stage one of redrawing emoji: one student for both guidance strengths, each in [0, 2]. All settings are ours.
 
-    python main.py --config=configs/emoji_styles_stage1.py:cpu       (2 CPU cores, 7 minutes; faces at 32)
+    python main.py --config=configs/emoji_styles_stage1.py:cpu       (one CPU core, 10 minutes; faces at 32)
 
 Its teacher needs three evaluations a step, the student one. Arguments: tiny, cpu.
 """

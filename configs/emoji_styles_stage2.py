@@ -1,6 +1,6 @@
 """Stage two of redrawing emoji: from 64 steps to 1, for both guidance strengths. All settings are ours.
 
-    python main.py --config=configs/emoji_styles_stage2.py:cpu       (2 CPU cores, 16 minutes; faces at 32)
+    python main.py --config=configs/emoji_styles_stage2.py:cpu       (one CPU core, 19 minutes; faces at 32)
 
 Half of the draws are at the last step of the student. Arguments: tiny, cpu, stochastic.
 """

@@ -1,6 +1,6 @@
 """Emoji redrawn as one is told: shown a drawing, and told "in noto style". All settings are ours.
 
-    python main.py --config=configs/emoji_styles_teacher.py:cpu      (2 CPU cores, 6 minutes; faces at 32)
+    python main.py --config=configs/emoji_styles_teacher.py:cpu      (one CPU core, 7 minutes; faces at 32)
 
 Starts from the teacher of captions (configs/emoji_teacher.py), new channels at zero, and has its autoencoder. The data
 are pairs of one name in two styles, encoded beforehand: `python -m guided_distill data encode data:emoji_styles:size=64
