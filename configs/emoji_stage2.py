@@ -21,9 +21,14 @@ def get_config(arg: str = ""):
     )
     if config.objective.w_max > config.objective.w_min:
         config.sampling.guidance = 2.0
-    config.batch_size = 64 if a.cpu else 256
-    config.num_updates, config.save_every = (600, 600) if a.cpu else (3_000, 3_000)
-    config.halving.start_steps, config.halving.last_updates_factor = (64, 2.0) if a.cpu else (256, 3.0)
-    config.halving.last_from = 8 if a.cpu else 2
-    config.optim.lr, config.optim.warmup = 5e-4 if a.cpu else 1e-4, 50
-    return base.tiny(config, 4) if a.tiny else config
+    return rounds(config, a.tiny, a.cpu, 600 if a.cpu else 3_000)
+
+
+def rounds(config, tiny: bool, cpu: bool, num_updates: int):
+    """A halved student's config with its budget: `num_updates` a round, and more of them in the last ones."""
+    config.batch_size = 64 if cpu else 256
+    config.num_updates = config.save_every = num_updates
+    config.halving.start_steps, config.halving.last_updates_factor = (64, 2.0) if cpu else (256, 3.0)
+    config.halving.last_from = 8 if cpu else 2
+    config.optim.lr, config.optim.warmup = 5e-4 if cpu else 1e-4, 50
+    return base.tiny(config, 4) if tiny else config

@@ -5,7 +5,7 @@
 Half of the draws are at the last step of the student. Arguments: tiny, cpu, stochastic.
 """
 
-from configs import base, emoji_styles_stage1
+from configs import base, emoji_stage2, emoji_styles_stage1
 
 DEFAULTS = {**emoji_styles_stage1.DEFAULTS, "stochastic": False}
 
@@ -17,9 +17,4 @@ def get_config(arg: str = ""):
     config = base.student("emoji_styles_stage2", base.spell(DEFAULTS, vars(a)), *above)
     base.progressive(config, 0.0, 2.0, 0.2, 1.0, last_share=0.5, stochastic=a.stochastic)
     config.objective.image_range, config.sampling.guidance = (0.0, 2.0), 0.0
-    config.batch_size = 64 if a.cpu else 256
-    config.num_updates, config.save_every = (300, 300) if a.cpu else (1_500, 1_500)
-    config.halving.start_steps, config.halving.last_updates_factor = (64, 2.0) if a.cpu else (256, 3.0)
-    config.halving.last_from = 8 if a.cpu else 2
-    config.optim.lr, config.optim.warmup = 5e-4 if a.cpu else 1e-4, 50
-    return base.tiny(config, 4) if a.tiny else config
+    return emoji_stage2.rounds(config, a.tiny, a.cpu, 300 if a.cpu else 1_500)

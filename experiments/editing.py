@@ -4,7 +4,7 @@ emoji; and inpainting on the mixture, where the exact answer is known.
     python -m experiments.editing --workdir=DIR --chain=CHAIN [--on=emoji] [--mixture=MIXTURE] [--num=100] [--publish]
 
 CHAIN has the runs teacher, matched and student of `experiments.digits` (or of `experiments.emoji`), MIXTURE those of
-`experiments.mixture2d`; both are only read. With --tiny and no CHAIN, tiny chains of digits are trained in DIR. Trains
+`experiments.mixture2d`; both are only read. With --tiny and no CHAIN, tiny chains are trained in DIR. Trains
 an encoder of 4 steps in DIR, at 300 updates a round (2 CPU cores: digits 3 minutes, emoji 6), and measures (4 minutes).
 Writes DIR/editing.json and DIR/editing.png; --publish makes docs/results/editing_digits.md and .png (or those of emoji)
 of what is there. Expected: a student's edits and translations are what was asked for as often as the teacher's; known
@@ -25,7 +25,8 @@ from scipy import stats
 
 import guided_distill
 from configs import digits_chain, digits_stage2, mixture2d_chain
-from experiments.results import DOCS, Results, arguments, device, markdown
+from experiments import emoji
+from experiments.results import DOCS, Results, arguments, device, markdown, start
 from experiments.scenes import ENCODER_STEPS, SCENES, Scene
 from guided_distill import data, editing, launch, manifests, pictures
 from guided_distill.errors import UserError
@@ -180,21 +181,15 @@ def main() -> None:
     parser.add_argument("--chain", type=Path, help="directory of experiments.digits, or of experiments.emoji")
     parser.add_argument("--mixture", type=Path, help="directory of experiments.mixture2d")
     parser.add_argument("--num", type=int, default=100, help="images a row (default 100)")
-    parser.add_argument("--publish", action="store_true", help="write docs/results/editing_*.md and .png")
-    args = parser.parse_args()
-    if args.publish:
-        if not (found := args.workdir / "editing.json").is_file():
-            raise UserError(f"{found} is missing: there is nothing to publish yet")
-        publish(json.loads(found.read_text()), args.workdir)
-        return
-    launch.prepare_process()
-    measure(args)
+    start(parser, measure, publish, "editing_*.md and .png")
 
 
 def measure(args: argparse.Namespace) -> None:
     """Writes editing.json and editing.png."""
     num, chain, mixture = 24 if args.tiny else args.num, args.chain, args.mixture
-    if args.tiny and chain is None:
+    if args.tiny and chain is None and args.on == "emoji":
+        chain = emoji.run(args.workdir / "emoji", emoji.TINY, args.seed)
+    elif args.tiny and chain is None:
         chain = tiny_chain(args.workdir / "digits", digits_chain)
         mixture = tiny_chain(args.workdir / "mixture", mixture2d_chain)
     if chain is None:
@@ -305,8 +300,11 @@ caption says what belongs there.
 }
 
 
-def publish(found: dict[str, Any], workdir: Path) -> None:
+def publish(workdir: Path) -> None:
     """docs/results/editing_*.md and .png."""
+    if not (path := workdir / "editing.json").is_file():
+        raise UserError(f"{path} is missing: there is nothing to publish yet")
+    found = json.loads(path.read_text())
     on, settings = found["on"], found["settings"]
     known = {**settings, "on": on, "device": found["device"], "encoder_seconds": found["encoder_seconds"]}
     known |= {"title": TITLES[on], "left": LEFT, "error": 0.5 / settings["num"] ** 0.5}

@@ -210,15 +210,19 @@ def main() -> None:
     parser.add_argument("--cpu", action="store_true", help="faces at 32 x 32, for two CPU cores")
     args = parser.parse_args()
     launch.prepare_process()
-    scale = TINY if args.tiny else CPU if args.cpu else FULL
-    results = Results(args.workdir, scale=scale.name, seed=args.seed, features=scale.features)
-    codec = dataclasses.replace(scale.autoencoder, seed=args.seed)
+    run(args.workdir, TINY if args.tiny else CPU if args.cpu else FULL, args.seed)
+
+
+def run(workdir: Path, scale: Scale, seed: int) -> Path:
+    """All of it, in `workdir`, which it returns."""
+    results = Results(workdir, scale=scale.name, seed=seed, features=scale.features)
+    codec = dataclasses.replace(scale.autoencoder, seed=seed)
     with results.timed("autoencoder"):
-        autoencoding.train(data.load(**scale.source), args.workdir / "autoencoder", codec)
+        autoencoding.train(data.load(**scale.source), workdir / "autoencoder", codec)
     spec = {**scale.source, "split": "train"}
-    encoders = latents.Encoders({"name": "kl_vae", "weights": str(args.workdir / "autoencoder")}, scale.text)
+    encoders = latents.Encoders({"name": "kl_vae", "weights": str(workdir / "autoencoder")}, scale.text)
     with results.timed("encoding"):
-        latents.write(data.load(**spec), spec, encoders, scale.name, str(args.workdir / "data"))
+        latents.write(data.load(**spec), spec, encoders, scale.name, str(workdir / "data"))
     loaded: dict[str, Run] = {}
     for name, module, above in (
         ("teacher", emoji_teacher, None),
@@ -227,13 +231,14 @@ def main() -> None:
     ):
         config = module.get_config(scale.argument)
         if above is None:
-            config.data = {"name": "encoded", "of": scale.name, "directory": str(args.workdir / "data")}
+            config.data = {"name": "encoded", "of": scale.name, "directory": str(workdir / "data")}
             config.codec = {"name": "as_data"}
-        trained = results.train(config, name, args.seed, above and args.workdir / above)
+        trained = results.train(config, name, seed, above and workdir / above)
         loaded[name] = guided_distill.load(trained)
-    measure(results, scale, loaded, args.seed)
+    measure(results, scale, loaded, seed)
     title = "Emoji: captions to pictures, distilled to one step"
-    print(f"-> {report.of_experiment(args.workdir, title, features=scale.features)}")
+    print(f"-> {report.of_experiment(workdir, title, features=scale.features)}")
+    return workdir
 
 
 def speed(

@@ -3,10 +3,11 @@
     python -m experiments.emoji_styles --workdir=DIR --chain=CHAIN [--num=200] [--publish]    (one CPU core, 45 minutes)
 
 CHAIN is a directory of `experiments.emoji`, which is only read: the network begins as its teacher of captions, and its
-autoencoder encodes the pairs. Teacher, stage one and stage two of configs/emoji_styles_*; asked of all pairs whose
-second drawing was held out, and of `num` that were trained on; every row is from the same noise, with both guidance
-strengths w. Writes results.json and a sheet to DIR; --publish makes docs/results/emoji_styles.md of what is there.
-Expected: students down to one step redraw as the teacher does, at a 192nd of its evaluations.
+autoencoder encodes the pairs (with --tiny and no CHAIN, one of made-up pictures is trained in DIR). Teacher, stage one
+and stage two of configs/emoji_styles_*; asked of all pairs whose second drawing was held out, and of `num` that were
+trained on; every row is from the same noise, with both guidance strengths w. Writes results.json and a sheet to DIR;
+--publish makes docs/results/emoji_styles.md of what is there. Expected: students down to one step redraw as the teacher
+does, at a 192nd of its evaluations.
 """
 
 import argparse
@@ -18,10 +19,11 @@ import numpy as np
 
 import guided_distill
 from configs import emoji_styles_stage1, emoji_styles_stage2, emoji_styles_teacher
+from experiments import emoji
 from experiments.editing import apart
-from experiments.emoji import SCALES, Pairs, Scale, embedding
+from experiments.emoji import SCALES, TINY, Pairs, Scale, embedding
 from experiments.matcher import Matcher
-from experiments.results import DOCS, Results, arguments, devices, markdown, read, spent
+from experiments.results import DOCS, Results, arguments, devices, markdown, read, spent, start
 from experiments.shown import draw, measured, plan
 from guided_distill import codecs, data, editing, evaluate, latents, launch
 from guided_distill.errors import UserError
@@ -35,7 +37,7 @@ def pairs_of(source: dict) -> dict:
     return {**source, "name": "emoji_styles"} if source["name"] == "emoji" else {**source, "shown": True}
 
 
-class Asked:
+class Some:
     """Pairs that are asked for: `images`, what they are `told`, the `answers`, and the `captions` of those."""
 
     def __init__(self, scale: Scale, spec: dict, num: int | None, seed: int):
@@ -79,32 +81,39 @@ def train(results: Results, scale: Scale, chain: Path, seed: int) -> dict[str, R
     return runs
 
 
-def measure(results: Results, scale: Scale, runs: dict[str, Run], num: int, seed: int) -> None:
-    """Rows and the sheet, pairs that were held out first."""
-    parts = {"held_out_": Asked(scale, scale.heldout, None, seed), "": Asked(scale, scale.source, num, seed)}
-    _, features = evaluate.load_features(scale.features)
-    real = Pairs(data.load(**scale.source), features, num)
-    matcher = Matcher(real.real.features, real.captions, embedding(scale), seed)
-    images = np.concatenate([of.images for of in parts.values()])
-    told = [one for of in parts.values() for one in of.told]
-    ends = np.cumsum([len(of.images) for of in parts.values()])[:-1]
+class Asked:
+    """All that is asked for, pairs that were held out first; and what judges it."""
 
-    def score(out: np.ndarray, partner: np.ndarray | None = None) -> dict[str, float]:
+    def __init__(self, scale: Scale, num: int, seed: int):
+        self.parts = {"held_out_": Some(scale, scale.heldout, None, seed), "": Some(scale, scale.source, num, seed)}
+        _, self.features = evaluate.load_features(scale.features)
+        real = Pairs(data.load(**scale.source), self.features, num)
+        self.matcher = Matcher(real.real.features, real.captions, embedding(scale), seed)
+        self.images, self.answers = (
+            np.concatenate([getattr(of, name) for of in self.parts.values()]) for name in ("images", "answers")
+        )
+        self.told = [one for of in self.parts.values() for one in of.told]
+
+    def score(self, out: np.ndarray, partner: np.ndarray | None = None) -> dict[str, float]:
+        """Of results for all pairs, beside those of a `partner`."""
         found = {} if partner is None else {"to_teacher": apart(out, partner)}
-        for (prefix, of), own in zip(parts.items(), np.split(out, ends), strict=True):
-            seen = evaluate.feature_set(own, None, features).features
-            found[f"{prefix}r_precision"] = matcher.precision(seen, of.captions)
+        ends = np.cumsum([len(of.images) for of in self.parts.values()])[:-1]
+        for (prefix, of), own in zip(self.parts.items(), np.split(out, ends), strict=True):
+            seen = evaluate.feature_set(own, None, self.features).features
+            found[f"{prefix}r_precision"] = self.matcher.precision(seen, of.captions)
             found[f"{prefix}to_answer"] = apart(own, of.answers)
             found[f"{prefix}to_source"] = apart(own, of.images)
         return found
 
-    answers = np.concatenate([of.answers for of in parts.values()])
-    for name, pictures_of in {"drawings as they are": images, "real answers": answers}.items():
+
+def measure(results: Results, of: Asked, runs: dict[str, Run], seed: int) -> None:
+    """Rows and the sheet."""
+    references = {"drawings as they are": of.images, "real answers": of.answers}
+    for name, pictures_of in references.items():
         key = {"method": name, "sampler": "none", "steps": 0, "guidance": 0.0, "seed": seed}
-        results.row(key, 0, lambda out=pictures_of: score(out))
-    redraw = lambda run, steps, w: editing.instruct(run, images, told, steps, w, w, seed)  # noqa: E731
-    shown = {"drawings": images, "real answers": answers} | measured(results, plan(runs, 3), redraw, score, seed)
-    draw(results.workdir, shown)
+        results.row(key, 0, lambda out=pictures_of: of.score(out))
+    redraw = lambda run, steps, w: editing.instruct(run, of.images, of.told, steps, w, w, seed)  # noqa: E731
+    draw(results.workdir, references | measured(results, plan(runs, 3), redraw, of.score, seed))
 
 
 def main() -> None:
@@ -112,24 +121,23 @@ def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("--chain", type=Path, help="directory of experiments.emoji")
     parser.add_argument("--num", type=int, default=200, help="pairs that were trained on (default 200)")
-    parser.add_argument("--publish", action="store_true", help="write docs/results/emoji_styles.md and .png")
-    args = parser.parse_args()
-    if args.publish:
-        return publish(args.workdir)
-    launch.prepare_process()
-    return run(args)
+    start(parser, run, publish, "emoji_styles.md and .png")
 
 
 def run(args: argparse.Namespace) -> None:
     """All but the page."""
-    if args.chain is None:
-        raise UserError("--chain is missing: the directory of experiments.emoji")
-    name = read(args.chain)[1]["settings"].get("scale")
+    chain = args.chain
+    if chain is None and not args.tiny:
+        raise UserError("--chain is missing: the directory of experiments.emoji, or --tiny")
+    if args.num < 1:
+        raise UserError(f"--num={args.num} is not positive")
+    chain = emoji.run(args.workdir / "chain", TINY, args.seed) if chain is None else chain
+    name = read(chain)[1]["settings"].get("scale")
     if name not in SCALES:
-        raise UserError(f"{args.chain} is of another experiment than emoji")
+        raise UserError(f"{chain} is of another experiment than emoji")
+    asked = Asked(SCALES[name], args.num, args.seed)
     results = Results(args.workdir, scale=name, num=args.num, seed=args.seed, features=SCALES[name].features)
-    runs = train(results, SCALES[name], args.chain, args.seed)
-    measure(results, SCALES[name], runs, args.num, args.seed)
+    measure(results, asked, train(results, SCALES[name], chain, args.seed), args.seed)
 
 
 COLUMNS = (
@@ -166,7 +174,9 @@ and 1 they are nearer, most at w = 1.
 def publish(workdir: Path) -> None:
     """docs/results/emoji_styles.md and .png."""
     rows, hardware = read(workdir)
-    page = PAGE.format(**hardware["settings"], spent=f"{spent(hardware)}", devices=devices(rows))
+    if not {"scale", "num"} <= hardware["settings"].keys():
+        raise UserError(f"{workdir} is of another experiment than emoji_styles")
+    page = PAGE.format(**hardware["settings"], spent=spent(hardware), devices=devices(rows))
     path = DOCS / "emoji_styles.md"
     path.write_text("\n".join([page, markdown(rows, COLUMNS), CLOSING]).rstrip() + "\n")
     shutil.copy(workdir / "sheet.png", path.with_suffix(".png"))

@@ -131,6 +131,22 @@ def arguments(description: str, workdir: Path | None = None) -> argparse.Argumen
     return parser
 
 
+def start(
+    parser: argparse.ArgumentParser,
+    run: Callable[[argparse.Namespace], None],
+    publish: Callable[[Path], None],
+    pages: str,
+) -> None:
+    """Parses the command line and runs; or, with --publish, writes `pages` of what is in the work directory."""
+    parser.add_argument("--publish", action="store_true", help=f"write docs/results/{pages} of what is there")
+    args = parser.parse_args()
+    if args.publish:
+        publish(args.workdir)
+    else:
+        launch.prepare_process()
+        run(args)
+
+
 def markdown(rows: list[dict[str, Any]], columns: tuple[str, ...]) -> str:
     """Rows as a Markdown table; a row without a column's key has a dash there."""
     show = lambda value: "–" if value is None else f"{value:.3g}" if isinstance(value, float) else str(value)  # noqa: E731

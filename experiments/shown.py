@@ -9,6 +9,7 @@ down to one step paint what is taken for the class and do the edit that was told
 128th and a 192nd of its evaluations.
 """
 
+import argparse
 import functools
 import shutil
 import sys
@@ -28,7 +29,7 @@ from configs import (
 )
 from experiments.digits import longer
 from experiments.editing import apart
-from experiments.results import DOCS, Results, arguments, markdown, read, spent
+from experiments.results import DOCS, Results, arguments, markdown, read, spent, start
 from experiments.scenes import Digits
 from guided_distill import codecs, data, editing, launch, pictures
 from guided_distill.data.digits_edits import EDITS
@@ -136,12 +137,11 @@ def main() -> None:
     """Trains what is missing, measures, draws; with --publish, writes the page of what is there."""
     parser = arguments(__doc__)
     parser.add_argument("--num", type=int, default=200, help="images a row (default 200)")
-    parser.add_argument("--publish", action="store_true", help="write docs/results/shown_digits.md and its sheets")
-    args = parser.parse_args()
-    if args.publish:
-        publish(args.workdir)
-        return
-    launch.prepare_process()
+    start(parser, run, publish, "shown_digits.md and its sheets")
+
+
+def run(args: argparse.Namespace) -> None:
+    """All but the page."""
     num = 24 if args.tiny else args.num
     if num < len(EDITS) or num % len(EDITS):
         raise UserError(f"--num={num}: expected a multiple of {len(EDITS)}, as images are edited in every way")

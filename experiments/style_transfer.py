@@ -5,11 +5,11 @@ data as other classes by the student; beside the teacher doing both in many step
     python -m experiments.style_transfer --on=fashion_mnist --workdir=DIR --chain=CHAIN    (one CPU core: 42 minutes)
     python -m experiments.style_transfer --tiny                                            minutes, stand-in pictures
 
-CHAIN has the runs teacher, matched and student of `experiments.<on>`, which are only read; images are of the test
-split. Trains the encoder in DIR by the config's `encoding`, draws DIR/style_transfer.png, and writes DIR/results.json:
-distances to the teacher's result and to the image. --publish makes docs/results/style_transfer_<on>.md of what is
-there. Expected: what an image's class leaves open, such as the outline or the shade, stays; nearer to the teacher with
-more steps.
+CHAIN has the runs teacher, matched and student of `experiments.<on>`, which are only read; images are those that are
+not trained on. Trains the encoder in DIR by the config's `encoding`, draws DIR/style_transfer.png, and writes
+DIR/results.json: distances to the teacher's result and to the image. --publish makes
+docs/results/style_transfer_<on>.md of what is there. Expected: what an image's class leaves open, such as the outline
+or the shade, stays; nearer to the teacher with more steps.
 """
 
 import argparse
@@ -22,14 +22,15 @@ import numpy as np
 
 import guided_distill
 from experiments.editing import apart, tiny_chain
-from experiments.results import DOCS, Results, arguments, devices, markdown, read, spent
+from experiments.results import DOCS, Results, arguments, devices, markdown, read, spent, start
 from guided_distill import codecs, data, editing, launch, pictures
 from guided_distill.cli import numbers
 from guided_distill.errors import UserError
 from guided_distill.runs import Run
 
-ON = {"imagenet64": (950, "945,949"), "cifar10": (7, "4,5"), "fashion_mnist": (7, "5,9")}
-"""Classes: an orange to bell peppers and strawberries; a horse to deer and dogs; a sneaker to sandals and boots."""
+ON = {"imagenet64": ("val", 950, "945,949"), "cifar10": ("test", 7, "4,5"), "fashion_mnist": ("test", 7, "5,9")}
+"""Split and classes: oranges as bell peppers and strawberries; horses as deer and dogs; sneakers as sandals and boots.
+Those of ImageNet are in the order of their wnids."""
 STEPS = (16, 8, 4, 2)  # Of encoder and student alike.
 SHOWN = (16, 4)
 BLOCK = 1024
@@ -46,20 +47,20 @@ def images_of(source: data.Source, label: int, num: int) -> np.ndarray:
     raise UserError(f"there are {len(found)} images of class {label}, not {num}")
 
 
-def measure(results: Results, runs: dict[str, Run], images: np.ndarray, source: int, targets: list[int], w: float):
-    """Rows for each target and number of steps; the sheet."""
-    teacher, drawn = runs["teacher"], {f"class {source}": images}
-    many = teacher.default_steps()
+def measure(results: Results, runs: dict[str, Run], images: np.ndarray, asked: argparse.Namespace) -> None:
+    """Rows for each target and number of steps, beside the teacher's; the sheet."""
+    drawn, many = {f"class {asked.source}": images}, runs["teacher"].default_steps()
     few = [n for n in STEPS if n in runs["student"].trained_steps and n in runs["encoder"].trained_steps]
     pairs = [("teacher", "teacher", many, 4 * many), *(("encoder", "student", n, 2 * n) for n in few)]
-    for target in targets:
+    shared = {"sampler": "ddim", "guidance": asked.guidance, "seed": asked.seed}
+    for target in asked.targets:
         partner = None
         for up, down, n, evaluations in pairs:
-            out = editing.translate(runs[up], runs[down], images, source, target, n, n, w)
+            out = editing.translate(runs[up], runs[down], images, asked.source, target, n, n, asked.guidance)
             partner = out if partner is None else partner
-            key = {"method": f"{up}, {down}", "sampler": "ddim", "steps": n, "guidance": w, "seed": target}
+            key = {"method": f"{up} and {down}, as {target}", "steps": n, **shared}
             key["weights"] = f"{runs[up].hash} {runs[down].hash}"
-            found = {"target": target, "to_teacher": apart(out, partner), "to_source": apart(out, images)}
+            found = {"to_teacher": apart(out, partner), "to_source": apart(out, images)}
             results.row(key, evaluations, lambda found=found: found)
             if down == "teacher" or n in SHOWN:
                 drawn[f"as {target}, {'teacher ' if down == 'teacher' else ''}{n} + {n}"] = out
@@ -75,41 +76,46 @@ def main() -> None:
     parser.add_argument("--targets", help="classes that they become, such as 945,949")
     parser.add_argument("--num", type=int, default=16, help="images (default 16)")
     parser.add_argument("--guidance", type=float, default=1.0, help="w on the way down (default 1)")
-    parser.add_argument("--publish", action="store_true", help="write docs/results/style_transfer_<on>.md and .png")
-    args = parser.parse_args()
-    if args.publish:
-        return publish(args.workdir)
-    launch.prepare_process()
-    return run(args)
+    start(parser, run, publish, "style_transfer_<on>.md and .png")
 
 
 def run(args: argparse.Namespace) -> None:
     """All but the page."""
-    if args.tiny and not args.chain:
-        module = importlib.import_module(f"configs.{args.on}_chain")
-        args.chain = tiny_chain(args.workdir / f"{args.on}_chain", module)
-        args.source, args.targets = args.source or 0, args.targets or "1,2"
-    if not args.chain:
+    if not (args.chain or args.tiny):
         raise UserError(f"--chain is missing: the directory of experiments.{args.on}, or --tiny")
-    source, targets = ON[args.on]
-    source, targets = source if args.source is None else args.source, numbers(args.targets or targets, int)
-    runs = {name: guided_distill.load(args.chain / name) for name in ("teacher", "student")}
-    given = runs["teacher"].manifest["data"]
-    images = images_of(data.load(**{**given, "split": "test"}), source, args.num)
-    argument = "tiny" if args.tiny else read(args.chain)[1]["settings"].get("argument", "")
-    settings = {"on": args.on, "source": source, "targets": targets, "num": args.num, "seed": args.seed}
+    if args.num < 1:
+        raise UserError(f"--num={args.num} is not positive")
+    split, source, targets = ("test", 0, "1,2") if args.tiny else ON[args.on]
+    args.source, args.targets = source if args.source is None else args.source, numbers(args.targets or targets, int)
+    module = importlib.import_module(f"configs.{args.on}_chain")
+    chain = args.chain or tiny_chain(args.workdir / f"{args.on}_chain", module)
+    runs = {name: guided_distill.load(chain / name) for name in ("teacher", "student")}
+    argument = "tiny" if args.tiny else argument_of(chain, args.on)
+    for label in (args.source, *args.targets):  # Whatever is wrong with them is told before anything is trained.
+        runs["student"].cond(args.num, args.guidance, labels=label)
+    editing.check_fit(runs["teacher"], runs["student"])
+    images = images_of(data.load(**{**runs["teacher"].manifest["data"], "split": split}), args.source, args.num)
+    settings = {"on": args.on, "source": args.source, "targets": args.targets, "num": args.num, "seed": args.seed}
     results = Results(args.workdir, **settings, guidance=args.guidance)
     stage2 = importlib.import_module(f"configs.{args.on}_stage2")
     config = stage2.get_config(",".join(filter(None, [argument, "encoding"])))
-    runs["encoder"] = guided_distill.load(results.train(config, "encoder", args.seed, args.chain / "matched"))
-    measure(results, runs, images, source, targets, args.guidance)
+    runs["encoder"] = guided_distill.load(results.train(config, "encoder", args.seed, chain / "matched"))
+    measure(results, runs, images, args)
     print(f"-> {args.workdir / 'style_transfer.png'}")
+
+
+def argument_of(chain: Path, on: str) -> str:
+    """The budget that a table's directory was made with. Raises `UserError` for that of another experiment."""
+    settings = read(chain)[1]["settings"]
+    if settings.get("table") != on:
+        raise UserError(f"{chain} is of another experiment than {on}")
+    return settings["argument"]
 
 
 PAGE = """# Style transfer on {on}
 
 Made by `python -m experiments.style_transfer --publish`; no number of its table is typed by hand. {num} images of class
-{source} of the test split, to noise as what they are at w = 0, from there to data as another class at w =
+{source} that were not trained on, to noise as what they are at w = 0, from there to data as another class at w =
 {guidance:g}: by the teacher in many steps, two evaluations each, and by distilled encoder and student in few, one
 evaluation each. Distances are root mean squares over pixels in [-1, 1], averaged over images. Encoder trained on
 {spent}; rows made on {devices}, beside other work.
@@ -121,8 +127,10 @@ evaluation each. Distances are root mean squares over pixels in [-1, 1], average
 def publish(workdir: Path) -> None:
     """docs/results/style_transfer_<on>.md and .png."""
     rows, hardware = read(workdir)
+    if hardware["settings"].get("on") not in ON:
+        raise UserError(f"{workdir} is of another experiment than style_transfer")
     known = {**hardware["settings"], "spent": spent(hardware), "devices": devices(rows)}
-    table = markdown(rows, ("target", "method", "steps", "evaluations", "to_teacher", "to_source"))
+    table = markdown(rows, ("method", "steps", "evaluations", "to_teacher", "to_source"))
     path = DOCS / f"style_transfer_{known['on']}.md"
     path.write_text("\n".join([PAGE.format(**known), table]) + "\n")
     shutil.copy(workdir / "style_transfer.png", path.with_suffix(".png"))

@@ -1,5 +1,6 @@
 """Experiments run from end to end at their smallest, skip what stands, and are turned into documents."""
 
+import importlib
 import json
 import sys
 from types import SimpleNamespace
@@ -174,11 +175,7 @@ def test_emoji_goes_from_pictures_to_one_step(tmp_path, monkeypatch, capsys):
 @pytest.mark.long
 @pytest.mark.parametrize("on", ["digits", "emoji"])
 def test_edits_are_measured_and_published(on, tmp_path, monkeypatch):
-    chain = []
-    if on == "emoji":
-        run(emoji, monkeypatch, f"--workdir={tmp_path / 'chain'}", "--tiny")
-        chain = [f"--chain={tmp_path / 'chain'}"]
-    command = (editing, monkeypatch, f"--workdir={tmp_path / 'edits'}", f"--on={on}", "--tiny", *chain)
+    command = (editing, monkeypatch, f"--workdir={tmp_path / 'edits'}", f"--on={on}", "--tiny")
     run(*command)
     monkeypatch.setattr(editing, "DOCS", tmp_path)
     run(*command, "--publish")
@@ -192,9 +189,8 @@ def test_edits_are_measured_and_published(on, tmp_path, monkeypatch):
 
 @pytest.mark.long
 def test_emoji_are_redrawn_as_is_told(tmp_path, monkeypatch):
-    run(emoji, monkeypatch, f"--workdir={tmp_path / 'chain'}", "--tiny")
     command = (emoji_styles, monkeypatch, f"--workdir={tmp_path / 'pairs'}")
-    run(*command, f"--chain={tmp_path / 'chain'}", "--num=8")
+    run(*command, "--tiny", "--num=8")
     rows, _ = results.read(tmp_path / "pairs")
     given, answer = rows[:2]
     assert given["to_source"] == 0 < given["to_answer"] and answer["to_answer"] == 0 and answer["r_precision"] == 1
@@ -211,20 +207,34 @@ def test_a_class_in_the_style_of_another(tmp_path, monkeypatch):
     command = (style_transfer, monkeypatch, f"--workdir={tmp_path}", "--on=fashion_mnist")
     run(*command, "--tiny", "--num=4")
     rows, _ = results.read(tmp_path)
-    assert [(row["target"], row["steps"], row["evaluations"]) for row in rows] == [
-        (target, steps, evaluations) for target in (1, 2) for steps, evaluations in ((8, 32), (4, 8), (2, 4))
+    few, many = "encoder and student, as", "teacher and teacher, as"
+    assert [(row["method"], row["steps"], row["evaluations"], row["seed"]) for row in rows] == [
+        (f"{how} {target}", steps, evaluations, 0)
+        for target in (1, 2)
+        for how, steps, evaluations in ((many, 8, 32), (few, 4, 8), (few, 2, 4))
     ]
-    assert all((row["to_teacher"] == 0) == (row["method"] == "teacher, teacher") for row in rows)
+    assert all((row["to_teacher"] == 0) == (many in row["method"]) for row in rows)
     monkeypatch.setattr(style_transfer, "DOCS", tmp_path)
     run(*command, "--publish")
     assert "4 images of class\n0 of" in (tmp_path / "style_transfer_fashion_mnist.md").read_text()
 
 
 def test_a_figure_says_what_it_lacks(tmp_path, monkeypatch):
-    for module, match in ((style_transfer, "--chain is missing"), (emoji_styles, "--chain is missing")):
-        with pytest.raises(UserError, match=match):
-            run(module, monkeypatch, f"--workdir={tmp_path / 'none'}")
+    for module in (style_transfer, emoji_styles):
+        for argument, match in (
+            (f"--chain={tmp_path}", r"no run in .*/teacher|has no results.json and no hardware.json"),
+            ("--seed=1", "--chain is missing"),
+            ("--publish", r"has no results.json and no hardware.json"),
+        ):
+            with pytest.raises(UserError, match=match):
+                run(module, monkeypatch, f"--workdir={tmp_path / 'none'}", argument)
+        with pytest.raises(UserError, match="--num=0 is not positive"):
+            run(module, monkeypatch, f"--workdir={tmp_path / 'none'}", "--num=0", "--tiny")
     assert not (tmp_path / "none").exists()
+    for name, (split, source, targets) in style_transfer.ON.items():
+        of = importlib.import_module(f"guided_distill.data.{name}")
+        assert split in of.SPLITS and split != "train"
+        assert {source, *map(int, targets.split(","))} <= {*range(of.INFO.num_classes)}
     few = data.load("synthetic", num=20, num_classes=2)
     images = style_transfer.images_of(few, 1, 3)
     assert images.shape == (3, 16, 16, 3) and np.abs(images).max() <= 1
