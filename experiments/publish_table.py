@@ -254,10 +254,10 @@ It agrees that one network for all w stands in for the guided teacher at half it
 steps are about as good as the teacher's 256 evaluations and those of 4 nearly so, and that at equal evaluations nothing
 that a user would take instead comes near where steps are few or w is large. (At w = 0 and 0.3, DPM-Solver++ of 16
 steps, 32 evaluations, is nearer to the data than teacher and deterministic students, though not to the teacher's
-sample; at w = 0 so is that of 8 steps, at the 16 evaluations of the largest student.) In the
-paper students of 4 steps are as good as the teacher; here that holds at w = 4, and else
-within the errors: without the two errors that the target allows, 1.25 times the teacher's distance is passed at w = 0.3
-and 1 (1.4 times), and just met at w = 2. With 2 steps and 1 the kernel distance rises, most at w = 0 and 1.
+sample; at w = 0 so is that of 8 steps, at the 16 evaluations of the largest student.) In the paper students of 4 steps
+are as good as the teacher; here that holds at w = 4, and else within the errors: without the two errors that the target
+allows, 1.25 times the teacher's distance is passed at w = 0.3 and 1 (1.4 times), and just met at w = 2. With 2 steps
+and 1 the kernel distance rises, most at w = 0 and 1.
 
 What one network for all w costs: at w = 1 little, a student for that w alone being a little nearer to the teacher and
 to the data at every number of steps. At w = 0, the edge of the range, more: the unguided teacher's own student, which
