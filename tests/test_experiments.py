@@ -219,6 +219,26 @@ def test_a_class_in_the_style_of_another(tmp_path, monkeypatch):
     assert "4 images of class\n0 of" in (tmp_path / "style_transfer_fashion_mnist.md").read_text()
 
 
+def test_a_figures_rows_are_of_what_was_translated(tmp_path, monkeypatch):
+    """A translation that adds 0.1 for each class it goes up and 1 / n for its steps: distances in closed form."""
+    images, told = np.zeros((2, 2, 2, 1), np.float32), []
+
+    def translate(up, down, images, source, target, encode_steps, steps, guidance):
+        told.append((up.hash, down.hash, encode_steps, steps, guidance))
+        return images + 0.1 * (target - source) + 1 / steps
+
+    monkeypatch.setattr(style_transfer.editing, "translate", translate)
+    runs = {name: SimpleNamespace(hash=name, trained_steps={8: 0, 2: 0, 1: 0}) for name in ("student", "encoder")}
+    runs["teacher"] = SimpleNamespace(hash="teacher", default_steps=lambda: 64)
+    asked = SimpleNamespace(source=3, targets=[5], guidance=1.5, seed=0)
+    style_transfer.measure(Results(tmp_path), runs, images, asked)
+    rows, _ = results.read(tmp_path)
+    assert told == [("teacher", "teacher", 64, 64, 1.5)] + [("encoder", "student", n, n, 1.5) for n in (8, 2)]
+    assert [row["evaluations"] for row in rows] == [256, 16, 4]
+    np.testing.assert_allclose([row["to_source"] for row in rows], [0.2 + 1 / n for n in (64, 8, 2)], rtol=1e-5)
+    np.testing.assert_allclose([row["to_teacher"] for row in rows], [1 / n - 1 / 64 for n in (64, 8, 2)], atol=1e-6)
+
+
 def test_a_figure_says_what_it_lacks(tmp_path, monkeypatch):
     for module in (style_transfer, emoji_styles):
         for argument, match in (

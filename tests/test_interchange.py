@@ -636,6 +636,8 @@ def test_w_needs_its_range(tmp_path):
     export_pipeline(run, tmp_path / "out")
     import_pipeline(tmp_path / "out", tmp_path / "narrow", w_range=(3.0, 4.0))
     assert guided_distill.load(tmp_path / "narrow").manifest["recommended"]["guidance"] == 3.0
+    import_pipeline(tmp_path / "out", tmp_path / "low", w_range=(0.0, 0.5))
+    assert guided_distill.load(tmp_path / "low").manifest["recommended"]["guidance"] == 0.5
     (tmp_path / "file").write_text("mine")
     with pytest.raises(UserError, match="is not empty; name a new directory"):
         import_pipeline(folder, tmp_path / "file", w_range=(2.0, 14.0))

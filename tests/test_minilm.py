@@ -216,10 +216,11 @@ def test_what_is_no_utf8_is_refused_in_a_line(encoder):
 
 
 def test_a_caption_that_says_padding_keeps_its_end(encoder, folder):
-    tokens = minilm.tokenizer(folder, length=12)(["a [PAD] [PAD] red cat"])
-    assert list(tokens[0, :8]) == [2, 5, 0, 0, 6, 13, 3, 0]
-    found = encoder.encode(["a [PAD] [PAD] red cat"])[0]
-    assert list(np.flatnonzero(found.any(1))) == [0, 1, 4, 5, 6]
+    """Five of them, so that its length is beyond that of as many other tokens, rounded up."""
+    caption = "a [PAD] [PAD] [PAD] [PAD] [PAD] red cat"
+    tokens = minilm.tokenizer(folder, length=12)([caption])
+    assert list(tokens[0]) == [2, 5, 0, 0, 0, 0, 0, 6, 13, 3, 0, 0]
+    assert list(np.flatnonzero(encoder.encode([caption])[0].any(1))) == [0, 1, 7, 8, 9]
 
 
 def test_long_captions_are_cut_and_end_all_the_same(encoder):
