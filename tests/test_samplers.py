@@ -69,6 +69,20 @@ def test_last_step_returns_x_and_nothing_is_nan(oracle, name):
         np.testing.assert_allclose(end, seen[-1], atol=1e-6)
 
 
+def test_dpmpp_takes_x_at_the_middle_of_uneven_steps():
+    """x that is linear in log-SNR is extrapolated exactly, whatever the steps: the middle ones are DDIM's with x of
+    their middles (Lu et al. 2022, algorithm 2), the first and the last with x of where they begin."""
+    levels, z = np.array([-4.0, -2.0, 1.0, 2.0, 6.0]), np.array([[0.7], [-1.2]])
+    x = lambda logsnr: 0.3 + 0.2 * np.asarray(logsnr)  # noqa: E731
+    denoise = lambda z, logsnr, cond: from_x(0.3 + 0.2 * logsnr[:, None] + 0 * z, z, logsnr)  # noqa: E731
+    found = samplers.sample(jax.random.key(0), denoise, samplers.dpmpp_2m, jnp.asarray(z), {}, jnp.asarray(levels))
+    seen = [levels[0], (levels[1] + levels[2]) / 2, (levels[2] + levels[3]) / 2, levels[3]]
+    coefficients = [(np.sqrt(1 / (1 + np.exp(-v))), np.sqrt(1 / (1 + np.exp(v)))) for v in levels]
+    for (alpha, sigma), (alpha_next, sigma_next), at in zip(coefficients, coefficients[1:], seen, strict=False):
+        z = alpha_next * x(at) + sigma_next * (z - alpha * x(at)) / sigma
+    np.testing.assert_allclose(found, z, rtol=2e-5)
+
+
 def test_encode_then_decode_returns(oracle):
     x = jnp.asarray(MEAN + SIGMA * np.asarray(noise()), jnp.float32)
     key = jax.random.key(0)
