@@ -226,8 +226,8 @@ ABOUT = """Data: {data}. {num} samples a row, all from the same noise (seeds {se
 FID; with so few samples the Fréchet distance is mostly bias, and the kernel distance, which has none, comes first. "to
 teacher" is the distance to the teacher's samples of {steps} steps from other noise: halves of {half}, crosswise, so
 that the teacher's own row is the floor. `paired distance` is to the teacher's sample from the same noise. `class
-variance` is relative to the data's. Commit {commits}; rows made on {devices}. Times are as they came, on a machine with
-other work to do."""
+variance` is relative to the data's. Sheets leave DPM-Solver++ of 2 steps and of 1 out, which are DDIM's. Commit
+{commits}; rows made on {devices}. Times are as they came, on a machine with other work to do."""
 
 CHOICE = """For the small budget: U-Nets of these channels and multipliers, one residual block a level, each trained
 for as many updates as fit about the same minutes; {num} samples of 32 x 2 evaluations against {reference} test images.
